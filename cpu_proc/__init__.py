@@ -1,0 +1,1 @@
+"""The CPU process: harts, guest RAM, interrupt controllers, PCIe root."""

@@ -1,0 +1,1 @@
+"""Kernel images, device tree, and the SBI that stands in for firmware."""

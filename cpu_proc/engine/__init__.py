@@ -1,0 +1,1 @@
+"""What is generated from the tables, and the compiled loop around it."""

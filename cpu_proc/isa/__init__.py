@@ -1,0 +1,1 @@
+"""Instruction tables: encodings and semantics, each written once."""

@@ -1,0 +1,1 @@
+"""The PCIe root complex and the proxies of remote functions."""

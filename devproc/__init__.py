@@ -1,0 +1,1 @@
+"""Device processes and the kit to write them."""

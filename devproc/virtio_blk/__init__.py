@@ -1,0 +1,1 @@
+"""A virtio block device in a process of its own."""

@@ -1,0 +1,1 @@
+"""The command line, `vm.toml`, the plan, and the supervision of the processes."""

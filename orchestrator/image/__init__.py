@@ -1,0 +1,1 @@
+"""Guest images: what `orchestrator image` builds."""
