@@ -1,0 +1,114 @@
+"""One end of the ZeroMQ link between ``cpu_proc`` and one incarnation of a device.
+
+PAIR sockets over ``ipc://``; ``cpu_proc`` binds a fresh endpoint per epoch, inside the VM's private folder and under
+umask 077. A socket belongs to one thread at a time. Whatever arrives malformed, or from another epoch or another
+process than the expected one, is counted and answered with ``Fault``; it never raises.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from protocol import messages
+from protocol.errors import HostError, Malformed
+
+_LINGER_MS = 200
+
+
+@dataclass
+class LinkCounters:
+    """What went wrong on a link, and how much went through it."""
+
+    sent: int = 0
+    received: int = 0
+    malformed: int = 0
+    stale: int = 0
+    foreign: int = 0
+    faults: int = 0
+
+
+class Link:
+    """A connected or bound end; ``epoch`` is stamped on what it accepts."""
+
+    def __init__(self, endpoint: str, *, epoch: int, bind: bool, peer_pid: int | None = None) -> None:
+        """Open the end.
+
+        Raises:
+            HostError: the endpoint cannot be bound.
+        """
+        self.endpoint = endpoint
+        self.epoch = epoch
+        self.peer_pid = peer_pid
+        self.counters = LinkCounters()
+        self._bound = bind
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self.socket.linger = _LINGER_MS
+        self.socket.sndhwm = 0  # posted writes are bounded by the hart waiting for `processed`, not by dropping
+        self.socket.rcvhwm = 0
+        self.socket.maxmsgsize = messages.MAX_MESSAGE
+        try:
+            if bind:
+                self.socket.bind(endpoint)
+            else:
+                self.socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.socket.close(0)
+            raise HostError(f"cannot open link {endpoint}: {error.strerror}") from error
+
+    def send(self, message: messages.Any) -> None:
+        """Queue one message; the transport keeps the order."""
+        self.counters.sent += 1
+        self.socket.send(messages.encode(message), copy=True)
+
+    def receive(self, timeout_s: float = 0.0) -> messages.Any | None:
+        """Return the next good message, or ``None`` when none came in ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s if timeout_s else 0.0
+        while True:
+            try:
+                frame = self.socket.recv(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                left = deadline - time.monotonic() if timeout_s else 0.0
+                if left <= 0 or not self.socket.poll(max(1, int(left * 1000))):
+                    return None
+                continue
+            message = self._accept(frame)
+            if message is not None:
+                return message
+
+    def _accept(self, frame: zmq.Frame) -> messages.Any | None:
+        if self.peer_pid is not None and not self._from_peer(frame):
+            self.counters.foreign += 1
+            return None
+        try:
+            message = messages.decode(frame.bytes)
+        except Malformed as error:
+            self.counters.malformed += 1
+            self.send(messages.Fault(self.epoch, 0, str(error)[:200]))
+            return None
+        self.counters.received += 1
+        if isinstance(message, messages.Fault):
+            self.counters.faults += 1
+            return None
+        if message.epoch != self.epoch:
+            self.counters.stale += 1
+            self.send(messages.Fault(self.epoch, message.seq, f"epoch {message.epoch}, this is {self.epoch}"))
+            return None
+        return message
+
+    def _from_peer(self, frame: zmq.Frame) -> bool:
+        """Tell whether the frame comes from the process that was attached (``uid:gid:pid`` by SO_PEERCRED)."""
+        try:
+            return str(frame.get("Peer-Address")).rsplit(":", 1)[-1] == str(self.peer_pid)
+        except zmq.ZMQError:
+            return False
+
+    def close(self) -> None:
+        """Close the end; the binder removes the socket file."""
+        self.socket.close(_LINGER_MS)
+        if self._bound:
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)

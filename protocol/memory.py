@@ -1,0 +1,217 @@
+"""Shared memory: named objects in ``/dev/shm``, mapped once, read and written through typed views.
+
+``cpu_proc`` creates every object (DESIGN §6) and hands out descriptors; everybody else maps a descriptor. Aligned
+loads and stores of 1, 2, 4 and 8 bytes go through one ``memoryview`` per width, so that each is a single access of
+the host and cannot tear; ``struct.pack_into`` gives no such promise.
+
+``multiprocessing.shared_memory`` is not used: its resource tracker unlinks guest RAM when any attached process
+exits.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from protocol.errors import HostError
+
+SHM = Path("/dev/shm")
+_fence = threading.Lock()
+
+
+def full_fence() -> None:
+    """Order every earlier store of this thread before every later load (taking a lock is a full barrier).
+
+    Needed wherever one side publishes and then looks at what the other side published: virtio 1.2 §2.7.10
+    (EVENT_IDX), and clearing ``look`` before scanning the interrupt page.
+    """
+    with _fence:
+        pass
+
+
+def shm_name(vm: str, what: str) -> str:
+    """Return the name under ``/dev/shm`` of one object of one VM."""
+    return f"busvm.{vm}.{what}"
+
+
+class Shared:
+    """A mapped shared object of ``size`` bytes.
+
+    Offsets are bytes from its start; ``load`` and ``store`` need natural alignment. The views stay exported until
+    ``close``, which releases them in order (an ``mmap`` with an exported view cannot be closed).
+    """
+
+    def __init__(self, fd: int, size: int, *, name: str | None = None) -> None:
+        """Map ``size`` bytes of ``fd``, which now belongs to this object.
+
+        Raises:
+            HostError: the object is smaller than ``size``, or cannot be mapped.
+        """
+        self.fd = fd
+        self.size = size
+        self.name = name
+        actual = os.fstat(fd).st_size
+        if actual < size:
+            raise HostError(f"shared object has {actual} bytes, {size} expected")
+        try:
+            self.map = mmap.mmap(fd, size)
+        except (OSError, ValueError) as error:
+            raise HostError(f"cannot map {size} bytes of shared memory: {error}") from error
+        self.u8 = memoryview(self.map)
+        self.u16 = self.u8[: size & ~1].cast("H")
+        self.u32 = self.u8[: size & ~3].cast("I")
+        self.u64 = self.u8[: size & ~7].cast("Q")
+
+    @classmethod
+    def create(cls, name: str, size: int) -> Self:
+        """Create ``/dev/shm/<name>``, reserve its pages lazily, and map it.
+
+        Raises:
+            HostError: the name exists (a VM of that name runs, or died), or the host has no room.
+        """
+        path = SHM / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise HostError(
+                f"shared memory {name} exists already", hint="another VM of this name runs; see `orchestrator ps`"
+            ) from error
+        except OSError as error:
+            raise HostError(f"cannot create shared memory {name}: {error.strerror}") from error
+        try:
+            room = os.statvfs(SHM)
+            if room.f_bavail * room.f_frsize < size:
+                raise HostError(
+                    f"no space in /dev/shm for {name}: {size >> 20} MiB needed, "
+                    f"{(room.f_bavail * room.f_frsize) >> 20} MiB free",
+                    hint="lower vm.memory, or enlarge /dev/shm",
+                )
+            os.ftruncate(fd, size)
+            return cls(fd, size, name=name)
+        except OSError as error:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            word = "no space" if error.errno == errno.ENOSPC else str(error.strerror)
+            raise HostError(f"cannot size shared memory {name}: {word}") from error
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+
+    def load(self, offset: int, width: int) -> int:
+        """Return the ``width``-byte little-endian word at ``offset`` (naturally aligned)."""
+        if width == 4:
+            return self.u32[offset >> 2]
+        if width == 8:
+            return self.u64[offset >> 3]
+        if width == 2:
+            return self.u16[offset >> 1]
+        return self.u8[offset]
+
+    def store(self, offset: int, width: int, value: int) -> None:
+        """Store ``value``, cut to ``width`` bytes, at ``offset`` (naturally aligned)."""
+        if width == 4:
+            self.u32[offset >> 2] = value & 0xFFFF_FFFF
+        elif width == 8:
+            self.u64[offset >> 3] = value & 0xFFFF_FFFF_FFFF_FFFF
+        elif width == 2:
+            self.u16[offset >> 1] = value & 0xFFFF
+        else:
+            self.u8[offset] = value & 0xFF
+
+    def bytes(self, offset: int, length: int) -> bytes:
+        """Return a copy of ``length`` bytes at ``offset``."""
+        return bytes(self.u8[offset : offset + length])
+
+    def close(self) -> None:
+        """Release the views, the mapping and the descriptor; harmless when done twice."""
+        if self.fd < 0:
+            return
+        for view in (self.u64, self.u32, self.u16, self.u8):
+            view.release()
+        self.map.close()
+        os.close(self.fd)
+        self.fd = -1
+
+    def unlink(self) -> None:
+        """Remove the name; whoever has it mapped keeps it."""
+        if self.name is not None:
+            (SHM / self.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class GuestMemory:
+    """Guest RAM as a device sees it: every address and length is checked before use.
+
+    The guest chooses both, so an access outside RAM is a value (``None``), never an exception.
+    """
+
+    def __init__(self, ram: Shared, base: int) -> None:
+        self.ram = ram
+        self.base = base
+        self.size = ram.size
+
+    def offset(self, gpa: int, length: int) -> int | None:
+        """Return the byte offset in RAM of ``[gpa, gpa+length)``, or ``None`` when it is not all RAM."""
+        offset = gpa - self.base
+        if offset < 0 or length < 0 or offset + length > self.size:
+            return None
+        return offset
+
+    def view(self, gpa: int, length: int) -> memoryview | None:
+        """Return a writable view of guest RAM, or ``None``; the caller drops it before the VM detaches."""
+        offset = self.offset(gpa, length)
+        return None if offset is None else self.ram.u8[offset : offset + length]
+
+    def read(self, gpa: int, length: int) -> bytes | None:
+        """Return a copy, so that what is checked next cannot change under the check."""
+        offset = self.offset(gpa, length)
+        return None if offset is None else bytes(self.ram.u8[offset : offset + length])
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> bool:
+        """Store ``data``; return whether it lies in RAM."""
+        offset = self.offset(gpa, len(data))
+        if offset is None:
+            return False
+        self.ram.u8[offset : offset + len(data)] = data
+        return True
+
+    def load(self, gpa: int, width: int) -> int | None:
+        """Return one naturally aligned little-endian word, or ``None``."""
+        offset = self.offset(gpa, width)
+        if offset is None or offset & (width - 1):
+            return None
+        return self.ram.load(offset, width)
+
+    def store(self, gpa: int, width: int, value: int) -> bool:
+        """Store one naturally aligned word as a single host store; return whether it was possible."""
+        offset = self.offset(gpa, width)
+        if offset is None or offset & (width - 1):
+            return False
+        self.ram.store(offset, width, value)
+        return True
+
+
+@contextmanager
+def created(vm: str, sizes: dict[str, int]) -> Iterator[dict[str, Shared]]:
+    """Create several objects of one VM; unlink and close all of them at the end, whatever happens."""
+    made: dict[str, Shared] = {}
+    try:
+        for what, size in sizes.items():
+            made[what] = Shared.create(shm_name(vm, what), size)
+        yield made
+    finally:
+        for shared in made.values():
+            shared.unlink()
+            shared.close()
