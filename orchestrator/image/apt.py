@@ -1,0 +1,206 @@
+"""Gets riscv64 packages with the host's own apt, as any user, with nothing of the host's package state touched.
+
+A private ``apt.conf`` (named by ``APT_CONFIG``, which apt reads before everything else) moves state, cache and
+configuration into ``$XDG_CACHE_HOME/busvm/debian/<suite>``. apt resolves dependencies, checks signatures and sums;
+what was fetched once is not fetched again, so a second build works without a network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.image import programs
+from orchestrator.image.progress import Progress
+from protocol.errors import BusvmError, ConfigError, HostError
+
+ARCHITECTURE = "riscv64"
+LISTS_MAX_AGE_S = 24 * 3600
+CARRIED = re.compile(
+    r"Acquire::(?:(?:http|https|ftp)::|(?:Retries|ForceIPv4|ForceIPv6|Check-Valid-Until|Check-Date|Max-ValidTime) )"
+)
+NO_NETWORK = (
+    "Could not resolve", "Temporary failure", "Could not connect", "Unable to connect", "Connection", "timed out",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package apt has put into the cache."""
+
+    name: str
+    version: str
+    path: Path
+
+
+def cache_folder() -> Path:
+    """Return the folder of everything a build keeps for the next one."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "busvm" / "debian"
+
+
+class Apt:
+    """apt with a private state for one suite. Use within `locked`."""
+
+    def __init__(self, folder: Path, mirror: str, suite: str, keyring: str, progress: Progress) -> None:
+        self.folder = folder
+        self.archives = folder / "archives"
+        self._lists = folder / "lists"
+        self._stamp = folder / "updated"
+        self._source = f"deb [arch={ARCHITECTURE} signed-by={keyring}] {mirror} {suite} main\n"
+        self._config = folder / "apt.conf"
+        self._progress = progress
+        self.suite = suite
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the cache; a second build waits here for the first."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise HostError(
+                f"cannot write the cache {self.folder}: {error.strerror}",
+                hint="set XDG_CACHE_HOME to a folder of yours",
+            ) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._progress.step("waiting for another build that uses the package cache")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            self._write_config()
+            yield
+
+    def update(self, *, force: bool = False) -> None:
+        """Bring the package lists up to date if they are older than a day; without a network old lists do.
+
+        Raises HostError if there are none at all.
+        """
+        source_file = self.folder / "etc" / "sources.list"
+        known = source_file.read_text() if source_file.exists() else ""
+        source_file.write_text(self._source)
+        try:
+            age = time.time() - self._stamp.stat().st_mtime
+        except FileNotFoundError:
+            age = None
+        if age is not None and 0 <= age < LISTS_MAX_AGE_S and known == self._source and not force:
+            return
+        self._progress.step(f"reading the package lists of Debian {self.suite} ({ARCHITECTURE})")
+        result = self._apt("apt-get", "update", "--error-on=any")
+        if result.returncode == 0:
+            self._stamp.touch()
+            return
+        if age is not None and known == self._source and _is_network(result.stderr):
+            self._progress.step("  the mirror does not answer: going on with the lists of the last build")
+            return
+        source_file.unlink()
+        raise _failure("the package lists could not be read", result.stderr)
+
+    def install_set(self, patterns: Sequence[str], include: Sequence[str]) -> list[Package]:
+        """Download the packages that ``patterns`` and ``include`` mean and what they depend on, in apt's order."""
+        wanted = [*patterns, *include]
+        plan = self._apt("apt-get", "install", "-s", "-y", *wanted)
+        if plan.returncode != 0:
+            raise self._install_failure(plan.stderr + plan.stdout, include)
+        names = re.findall(r"^Inst (\S+) \((\S+) .*?\[(\w+)\]\)", plan.stdout, re.MULTILINE)
+        result = self._apt("apt-get", "install", "--download-only", "-y", *wanted)
+        if result.returncode != 0:
+            raise _failure("the packages could not be downloaded", result.stderr)
+        return [self._package(name, version, architecture) for name, version, architecture in names]
+
+    def download(self, name: str) -> Package:
+        """Download the one package ``name``, without what it depends on."""
+        result = self._apt("apt-get", "download", name, cwd=self.archives)
+        if result.returncode != 0:
+            raise self._install_failure(result.stderr, [name])
+        shown = self._apt("apt-cache", "show", "--no-all-versions", name).stdout
+        version = _field(shown, "Version")
+        return self._package(name, version, _field(shown, "Architecture"))
+
+    def kernel_package(self, meta: str) -> str:
+        """Return the name of the kernel package that the package ``meta`` stands for."""
+        shown = self._apt("apt-cache", "show", "--no-all-versions", meta)
+        match = re.search(r"^Depends:.*?\b(linux-image-\S+)", shown.stdout, re.MULTILINE)
+        if match is None:
+            raise HostError(f"Debian {self.suite} has no package {meta}", hint="try --suite trixie")
+        return match[1]
+
+    def _package(self, name: str, version: str, architecture: str) -> Package:
+        escaped = version.replace(":", "%3a")
+        path = self.archives / f"{name}_{escaped}_{architecture}.deb"
+        if not path.is_file():
+            raise HostError(f"apt did not download {path.name}", hint=f"remove {self.folder} and try again")
+        return Package(name, version, path)
+
+    def _install_failure(self, messages: str, include: Sequence[str]) -> BusvmError:
+        match = re.search(r"E: (?:Unable to locate package|Package '?)\s*([^\s']+)", messages)
+        if match and (match[1] in include or "has no installation candidate" in messages):
+            name = match[1]
+            known = self._apt("apt-cache", "pkgnames").stdout.split()
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"the nearest name is {near[0]}" if near else "look for it on packages.debian.org"
+            return ConfigError(f"--include: Debian {self.suite} has no package {name} for {ARCHITECTURE}", hint=hint)
+        unmet = re.search(r"^ (\S+ : .*)$", messages, re.MULTILINE)
+        if unmet:
+            return ConfigError(f"--include: {' '.join(unmet[1].split())}", hint="these packages do not go together")
+        return _failure("apt cannot install these packages", messages)
+
+    def _write_config(self) -> None:
+        for name in ("lists/partial", "archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").write_text("")
+        lines = [
+            f'APT::Architecture "{ARCHITECTURE}";',
+            f'APT::Architectures {{ "{ARCHITECTURE}"; }};',
+            'APT::Install-Recommends "false";',
+            'APT::Sandbox::User "root";',  # else apt, run by root, downloads as _apt, who may not write here
+            'Acquire::Languages "none";',
+            'Binary::apt-get::APT::Keep-Downloaded-Packages "true";',
+            f'Dir "{self.folder}";',
+            f'Dir::State "{self.folder}";',
+            f'Dir::State::lists "{self._lists}";',
+            f'Dir::State::status "{self.folder}/status";',
+            f'Dir::Cache "{self.folder}";',
+            f'Dir::Cache::archives "{self.archives}";',
+            f'Dir::Etc "{self.folder}/etc";',
+            'Dir::Etc::netrc "/etc/apt/auth.conf";',
+            'Dir::Etc::netrcparts "/etc/apt/auth.conf.d";',
+            'Dir::Log "/dev/null";',
+        ]
+        host = programs.run(["apt-config", "dump"]).stdout.splitlines()
+        lines += [line for line in host if CARRIED.match(line)]  # proxies and the like
+        self._config.write_text("\n".join(lines) + "\n")
+
+    def _apt(self, *command: str, cwd: Path | None = None) -> programs.Result:
+        return programs.run(command, env={"APT_CONFIG": str(self._config)}, cwd=cwd)
+
+
+def _field(stanza: str, name: str) -> str:
+    match = re.search(rf"^{name}: *(.*)$", stanza, re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _is_network(messages: str) -> bool:
+    return any(sign in messages for sign in NO_NETWORK)
+
+
+def _failure(what: str, messages: str) -> HostError:
+    """Condense apt's complaint to its first error line, with a hint that fits."""
+    errors = [line[3:].strip() for line in messages.splitlines() if line.startswith(("E: ", "W: "))]
+    errors.sort(key=lambda line: "NO_PUBKEY" not in line)
+    first = errors[0] if errors else (messages.strip().splitlines() or ["apt gave no reason"])[-1]
+    if "No space left" in messages:
+        return HostError("no space left on the disk of the package cache", hint="set XDG_CACHE_HOME to another disk")
+    if "NO_PUBKEY" in messages or "not signed" in messages:
+        return HostError(f"{what}: {first}", hint="upgrade the package debian-archive-keyring")
+    if _is_network(messages):
+        return HostError(f"{what}, the mirror does not answer: {first}", hint="check the network, or give --mirror URI")
+    return HostError(f"{what}: {first}", hint="apt's own words; --mirror URI takes another mirror")

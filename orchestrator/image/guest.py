@@ -1,0 +1,148 @@
+"""The guest's own configuration: what an administrator would set up after installing, and what is off in a VM.
+
+docs/images.md tells the user about each choice made here.
+"""
+
+from __future__ import annotations
+
+from orchestrator.image import accounts, pam, scripts
+from orchestrator.image.packages import Unpacked
+from orchestrator.image.tree import Tree
+
+HOSTNAME = "busvm"
+PASSWORD = "busvm"
+PASSWORD_HASH = "$6$busvm$BhAq44sANcgvg/6X74wP9aX33ry3U54XQNJe0fj4i32kVBcKz29ovkZ9DE0Cm4IXOBAKBn4X/3E/kbMHN5Ecc/"
+
+MASKED = (
+    "apt-daily.timer",  # would update package lists over an emulated network
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "man-db.timer",
+    "getty-static.service",  # gettys on tty2-6 when there is no D-Bus; a VM has no virtual terminals
+    "systemd-hwdb-update.service",  # compiles 10 MB of text nobody asks for here
+    "systemd-journal-catalog-update.service",
+    "systemd-pstore.service",
+    "ldconfig.service",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "dev-hugepages.mount",
+)
+NEVER_ENABLED = frozenset({"getty@.service", "systemd-networkd-wait-online.service"})
+
+FILES = {
+    "etc/hostname": HOSTNAME + "\n",
+    "etc/hosts": f"127.0.0.1\tlocalhost\n127.0.1.1\t{HOSTNAME}\n::1\t\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/fstab": "# the initramfs mounts the root, which root= on the kernel command line names; it is not checked\n"
+    "/dev/root\t/\text4\tdefaults\t0 0\n",
+    "etc/machine-id": "",  # systemd makes one at first boot and keeps it
+    "etc/locale.conf": "LANG=C.UTF-8\n",
+    "etc/environment": "",
+    # of a user-mode network (slirp, passt); there is no resolver daemon that would learn it from DHCP
+    "etc/resolv.conf": "nameserver 10.0.2.3\n",
+    "etc/systemd/network/80-dhcp.network": "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+    # networkd runs only in a VM that has a network card
+    "etc/udev/rules.d/80-busvm-network.rules": 'SUBSYSTEM=="net", KERNEL!="lo", TAG+="systemd", '
+    'ENV{SYSTEMD_WANTS}+="systemd-networkd.service"\n',
+    "etc/systemd/system/systemd-logind.service.d/busvm.conf": "# logind without D-Bus only fails\n"
+    "[Unit]\nConditionPathExists=/usr/lib/systemd/system/dbus.socket\n",
+    "etc/systemd/journald.conf.d/busvm.conf": "# the journal is in memory unless /var/log/journal is made\n"
+    "[Journal]\nStorage=auto\nRuntimeMaxUse=16M\n",
+}
+FIRST_BOOT = """\
+[Unit]
+Description=Finish the installation of the packages (dpkg --configure -a)
+ConditionPathExists=!/var/lib/busvm/configured
+After=local-fs.target systemd-tmpfiles-setup.service
+Before=getty.target
+
+[Service]
+Type=oneshot
+Environment=DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
+ExecStart=/usr/bin/dpkg --configure -a
+ExecStartPost=/usr/bin/mkdir -p /var/lib/busvm
+ExecStartPost=/usr/bin/touch /var/lib/busvm/configured
+StandardOutput=journal+console
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def configure(tree: Tree, packages: list[Unpacked], mirror: str, suite: str, *, first_boot: bool) -> None:
+    """Make a tree of unpacked packages into a system that boots to a login."""
+    base_files(tree)
+    accounts.make(tree, PASSWORD_HASH)
+    pam.make(tree)
+    shells(tree)
+    scripts.install_alternatives(tree, [a for package in packages for a in scripts.alternatives(package.postinst)])
+    for name, content in FILES.items():
+        tree.add_file(name, content)
+    tree.add_file(
+        "etc/apt/sources.list.d/debian.sources",
+        f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
+    )
+    units(tree, packages, first_boot=first_boot)
+    for folder in ("etc", "var"):  # so that systemd does not take this boot for one after an update of /usr
+        tree.add_file(f"{folder}/.updated", "# made with the image\n")
+
+
+def base_files(tree: Tree) -> None:
+    """Do what the scripts of base-files, libc-bin, dpkg and tzdata do on a new system."""
+    templates = "usr/share/base-files"
+    for template, path in (
+        (f"{templates}/dot.profile", "root/.profile"),
+        (f"{templates}/dot.bashrc", "root/.bashrc"),
+        (f"{templates}/profile", "etc/profile"),
+        (f"{templates}/motd", "etc/motd"),
+        (f"{templates}/info.dir", "usr/share/info/dir"),
+        ("usr/share/libc-bin/nsswitch.conf", "etc/nsswitch.conf"),
+    ):
+        tree.add_file(path, tree.read_text(template))
+    for folder in ("mnt", "srv", "opt", "etc/opt", "var/opt", "media", "usr/local"):
+        tree.add_directory(folder)
+    for folder in ("bin", "etc", "games", "include", "lib", "libexec", "sbin", "share", "share/man", "src"):
+        tree.add_directory(f"usr/local/{folder}")
+    tree.add_symlink("usr/local/man", "share/man")
+    tree.add_directory("var/mail", 0o2775, gid=8)
+    tree.add_symlink("var/spool/mail", "../mail")
+    for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
+        tree.remove_directory(name)
+        tree.add_symlink(name, target)
+    for name, mode in (("wtmp", 0o664), ("btmp", 0o660), ("lastlog", 0o664)):
+        tree.add_file(f"var/log/{name}", "", mode, gid=43)
+    tree.add_file("etc/security/opasswd", "", 0o600)
+    tree.add_symlink("etc/dpkg/origins/default", "debian")
+    tree.add_symlink("etc/localtime", "/usr/share/zoneinfo/Etc/UTC")
+    tree.add_file("var/lib/dpkg/arch-native", "riscv64\n")
+    tree.add_file(
+        "var/lib/dpkg/diversions",
+        "".join(f"/{name}\n/.{name}.usr-is-merged\nbase-files\n" for name in ("lib32", "lib64", "libo32", "libx32")),
+    )
+
+
+def shells(tree: Tree) -> None:
+    """Write /etc/shells from what the packages declare, as update-shells(8) does."""
+    folder = "usr/share/debianutils/shells.d"
+    lines = tree.read_text("usr/share/debianutils/shells").splitlines()
+    for name in tree.files_in(folder):
+        for line in tree.read_text(f"{folder}/{name}").splitlines():
+            lines += [shell for shell in (line, f"/usr{line}") if line.startswith("/") and shell not in lines]
+    tree.add_file("etc/shells", "\n".join(lines) + "\n")
+
+
+def units(tree: Tree, packages: list[Unpacked], *, first_boot: bool) -> None:
+    """Enable the units that the packages enable, less what is masked."""
+    scripts.enable_unit(tree, "remote-fs.target")
+    for package in packages:
+        for unit in scripts.enabled_units(package.postinst):
+            if unit not in MASKED and unit not in NEVER_ENABLED:
+                scripts.enable_unit(tree, unit)
+    for unit in MASKED:
+        tree.add_symlink(f"etc/systemd/system/{unit}", "/dev/null")
+    if first_boot:
+        tree.add_file("etc/systemd/system/busvm-configure.service", FIRST_BOOT)
+        scripts.enable_unit(tree, "busvm-configure.service")

@@ -1,0 +1,120 @@
+"""The initramfs: busybox, the modules that reach a virtio disk, and the script that switches to the root on it.
+
+Unlike Debian's own (initramfs-tools, 30 MB, a second and a half of scripts) it is made for this one machine and loads
+its modules in a fixed order, decompressed here so that the guest need not do it. Same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator.image import cpio
+
+BANNER = "busvm initramfs: up"
+MODULES = (
+    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "crc32c_generic", "ext4",
+)  # fmt: skip
+DISK_WAIT_S = 5
+APPLETS = """
+    awk basename blkid cat chmod chroot clear cp cttyhack cut date dd devmem df dmesg du echo env false findfs free grep
+    halt head hexdump hostname ifconfig insmod ip kill less ln ls lsmod md5sum mkdir mkfifo mknod mktemp more mount mv
+    nc od pgrep ping pidof poweroff printf ps pwd readlink reboot rm rmdir rmmod route sed seq setsid sh sha256sum
+    sleep sort stat stty switch_root sync tail tee test time timeout top touch tr true udhcpc umount uname uptime
+    usleep vi wc wget which xargs xxd yes zcat
+""".split()  # noqa: SIM905, one to a line would be longer than the module
+
+INIT = r"""#!/bin/sh
+# The first program of the machine. Kernel command line, as Debian's initramfs has it:
+#   root=/dev/vda | UUID=… | LABEL=…   ro rw   rootfstype= rootflags= rootdelay= rootwait   init=   break
+# and of busvm: busvm.shell (a shell in place of the root), busvm.wait=SECONDS (for the disk to appear).
+export PATH=/bin
+echo "@BANNER@"
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+
+say() { echo "busvm initramfs: $*"; }
+
+shell() {
+    say "a shell, ending it powers the machine off"
+    setsid cttyhack sh
+    poweroff -f
+}
+
+root=/dev/vda flags= mode=ro type=ext4 init=/sbin/init wait=@WAIT@ stop= explicit=
+for word in $(cat /proc/cmdline); do
+    case $word in
+    root=*) root=${word#root=} explicit=1 ;;
+    rootflags=*) flags=,${word#rootflags=} ;;
+    rootfstype=*) type=${word#rootfstype=} ;;
+    rootdelay=*) wait=${word#rootdelay=} ;;
+    rootwait) wait=1000000 ;;
+    busvm.wait=*) wait=${word#busvm.wait=} ;;
+    init=*) init=${word#init=} ;;
+    ro | rw) mode=$word ;;
+    break | break=* | busvm.shell) stop=$word ;;
+    esac
+done
+
+while read -r module; do
+    insmod "/lib/modules/$module" || say "$module does not load"
+done </lib/modules/order
+
+case $stop in
+busvm.shell | break=modules) shell ;;
+esac
+
+device() {
+    case $root in
+    UUID=* | LABEL=*) findfs "$root" 2>/dev/null ;;
+    *) [ -b "$root" ] && echo "$root" ;;
+    esac
+}
+
+tenths=$((wait * 10))
+until disk=$(device); do
+    if [ $tenths -le 0 ]; then
+        if [ -n "$explicit" ]; then say "no disk $root after $wait s (root= on the kernel command line)"
+        else say "no disk"; fi
+        shell
+    fi
+    tenths=$((tenths - 1))
+    usleep 100000
+done
+
+if ! mount -t "$type" -o "$mode$flags" "$disk" /root; then
+    say "$disk cannot be mounted as $type ($mode$flags)"
+    shell
+fi
+[ -n "$stop" ] && { say "$disk is on /root"; setsid cttyhack sh; }
+if ! [ -x "/root$init" ] && ! [ -L "/root$init" ]; then
+    say "$disk has no $init"
+    shell
+fi
+mount -o move /proc /root/proc
+mount -o move /sys /root/sys
+mount -o move /dev /root/dev
+exec switch_root /root "$init"
+"""
+
+
+def build(busybox: bytes, modules: list[tuple[str, bytes]]) -> bytes:
+    """Return the gzipped archive; ``modules`` are (file name, ELF) in the order of loading."""
+    members = [cpio.directory(name) for name in ("bin", "dev", "lib", "lib/modules", "proc", "root", "sys", "tmp")]
+    script = INIT.replace("@BANNER@", BANNER).replace("@WAIT@", str(DISK_WAIT_S))
+    members += [
+        cpio.character_device("dev/console", 5, 1),
+        cpio.character_device("dev/null", 1, 3, 0o666),
+        cpio.file("init", script.encode(), 0o755),
+        cpio.file("bin/busybox", busybox, 0o755),
+        *(cpio.symlink(f"bin/{applet}", "busybox") for applet in APPLETS),
+        cpio.file("lib/modules/order", "".join(name + "\n" for name, _ in modules).encode()),
+        *(cpio.file(f"lib/modules/{name}", elf) for name, elf in modules),
+    ]
+    return cpio.compressed(members, mtime=source_date())
+
+
+def source_date() -> int:
+    """Return SOURCE_DATE_EPOCH (reproducible-builds.org), or the beginning of 2025."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(text) if text.isdigit() else 1735689600
