@@ -84,7 +84,7 @@ bool disk_submit(struct disk *d, unsigned queue, unsigned slot, u32 type, u64 se
 
 struct request *disk_complete(struct disk *d, unsigned queue)
 {
-    return virtqueue_wait(&d->queues[queue], 10000000) ? virtqueue_pop(&d->queues[queue], NULL) : NULL;
+    return virtqueue_wait(&d->queues[queue], 30000000) ? virtqueue_pop(&d->queues[queue], NULL) : NULL;
 }
 
 u8 disk_transfer(struct disk *d, unsigned queue, u32 type, u64 sector, void *data, u32 size)

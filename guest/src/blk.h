@@ -52,7 +52,7 @@ struct disk *disk_open(const struct pci_function *f);
 bool disk_init(struct disk *d);
 /* Post one request without waiting; odd slots use an indirect table where negotiated. */
 bool disk_submit(struct disk *d, unsigned queue, unsigned slot, u32 type, u64 sector, void *data, u32 size);
-/* Next completed request of the queue, or NULL after ten seconds of guest time. */
+/* Next completed request of the queue, or NULL after thirty seconds of guest time. */
 struct request *disk_complete(struct disk *d, unsigned queue);
 /* One request, start to end; VIRTIO_BLK_S_*, or BLK_TIMEOUT. */
 u8 disk_transfer(struct disk *d, unsigned queue, u32 type, u64 sector, void *data, u32 size);

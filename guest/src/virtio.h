@@ -111,8 +111,9 @@ void virtio_driver_ok(const struct virtio *v);
 u8 virtio_status(const struct virtio *v);
 u16 virtio_select_queue(const struct virtio *v, u16 index);
 
-/* Allocate the rings once; `init` gives them to the device again after each reset. */
+/* Allocate the rings once; `init` gives them to the device again after each reset: `program`, then enable. */
 void virtqueue_alloc(struct virtqueue *q, struct virtio *v, u16 index);
+bool virtqueue_program(struct virtqueue *q);
 bool virtqueue_init(struct virtqueue *q);
 /* Add one chain, device-readable segments first; through `table` (one entry each) when it is given. -1: queue full. */
 int virtqueue_add(struct virtqueue *q, const struct segment *s, unsigned readable, unsigned writable,

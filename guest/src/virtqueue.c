@@ -26,7 +26,7 @@ static void write_address(const struct virtio *v, u32 offset, volatile const voi
     write32(v->common + offset + 4, (u32)((u64)p >> 32));
 }
 
-bool virtqueue_init(struct virtqueue *q)
+bool virtqueue_program(struct virtqueue *q)
 {
     struct virtio *v = q->device;
     u16 offered = virtio_select_queue(v, q->index);
@@ -56,7 +56,14 @@ bool virtqueue_init(struct virtqueue *q)
         write16(v->common + QUEUE_MSIX_VECTOR, VIRTIO_MSI_NO_VECTOR);
         q->eiid = 0;
     }
-    write16(v->common + QUEUE_ENABLE, 1);
+    return true;
+}
+
+bool virtqueue_init(struct virtqueue *q)
+{
+    if (!virtqueue_program(q))
+        return false;
+    write16(q->device->common + QUEUE_ENABLE, 1);
     return true;
 }
 
