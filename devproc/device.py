@@ -1,0 +1,307 @@
+"""A device: a worker over its page (DESIGN §6, §9).
+
+The device's guest-visible state lives in the page; the configuration is frozen; what belongs to this process alone
+(files, threads, counters) is never saved. All methods run on the thread of the device loop. Nothing here opens a
+socket or reads a clock, so that a device runs in a unit test without a process.
+
+Life, called by ``devproc.host`` or a test: ``attach`` (fill a fresh page, or go on from the one a predecessor left),
+then ``read``, ``write``, ``doorbell`` and the handlers of ``sources`` in any order; ``quiesce`` and ``resume``
+around a stop at a descriptor boundary; ``reset`` for power-on; ``detach``; ``close`` at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import ClassVar
+
+from devproc.registers import Bar, Register, RegisterMap
+from protocol.errors import ConfigError, VersionMismatch
+from protocol.layout import BarFlags, DevicePage, IrqPage, ReadKind, WriteKind, kind
+from protocol.log import RateLimit
+from protocol.memory import GuestMemory, Shared
+
+logger = logging.getLogger(__name__)
+
+ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
+_ALIGN = 0x1000
+
+
+class Machine:
+    """What a device sees of the machine it is attached to: memory, its page, its interrupts."""
+
+    def __init__(self, page: DevicePage, memory: GuestMemory, irq: IrqPage, irq_event: int) -> None:
+        self.page = page
+        self.memory = memory
+        self.irq = irq
+        self._irq_event = irq_event
+        self._base = page.irq_base
+        self._count = page.irq_count
+
+    @classmethod
+    def private(cls, page_size: int, ram_size: int = 0x10_0000, *, ram_base: int = 0x8000_0000) -> Machine:
+        """Return a machine of this process alone, for tests and ``--poke``; ``close`` gives its memory back."""
+
+        def anonymous(size: int) -> Shared:
+            fd = os.memfd_create("busvm", os.MFD_CLOEXEC)
+            os.ftruncate(fd, size)
+            return Shared(fd, size)
+
+        page, irq = DevicePage(anonymous(page_size)), IrqPage(anonymous(IrqPage.SIZE))
+        page.format()
+        irq.format()
+        page.epoch = 1
+        page.irq_count = 256
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return cls(page, GuestMemory(anonymous(ram_size), ram_base), irq, event)
+
+    def message(self, vector: int) -> None:
+        """Send one message of MSI-X ``vector``; table, masks and pending bits are ``cpu_proc``'s work."""
+        if vector + 1 < self._count:
+            source = self._base + 1 + vector
+            self._publish(source, self.irq.word(source) + 1)
+
+    def line(self, level: bool) -> None:
+        """Set the level of the INTx line."""
+        if self.irq.word(self._base) != level:
+            self._publish(self._base, int(level))
+
+    def _publish(self, source: int, word: int) -> None:
+        self.irq.raise_(source, word)
+        os.eventfd_write(self._irq_event, 1)
+
+    def close(self) -> None:
+        """Unmap everything and close the descriptors."""
+        for shared in (self.page.shared, self.irq.shared, self.memory.ram):
+            shared.close()
+        if self._irq_event >= 0:
+            os.close(self._irq_event)
+            self._irq_event = -1
+
+
+class Device:
+    """Base of all devices; subclasses declare ``Bar`` and ``Register`` attributes."""
+
+    transport: ClassVar[str] = "pci"
+    vectors: int = 0
+    """MSI-X vectors; a subclass may set it per instance before it attaches."""
+    doorbells: int = 0
+    """Doorbells, each an eventfd of its own."""
+    state_version: int = 1
+    """Version of the private state in the page; another one is refused."""
+
+    registers: ClassVar[RegisterMap] = RegisterMap([])
+
+    def __init_subclass__(cls) -> None:
+        for name, value in vars(cls).items():
+            if isinstance(value, Register) and not isinstance(getattr(Device, name, value), Register):
+                raise TypeError(f"{cls.__name__}.{name}: a register must not hide what every device has")
+        cls.registers = RegisterMap.of(cls)
+
+    def __init__(self) -> None:
+        self.machine: Machine
+        self.shared: Shared
+        self.images: dict[int, int] = {}
+        self.counters: Counter[str] = Counter()
+        self.quiesced = False
+        self.forget = False
+        """Start from power-on at the next ``attach``, whatever the page holds."""
+        self.pending: set[int] = set()
+        """Doorbells that have rung and not been served."""
+        self._bad = RateLimit()
+
+    # what the declaration says
+
+    def bars(self) -> dict[int, Bar]:
+        """Return the BARs by number."""
+        found = {r.bar.index: r.bar for r in self.registers.all if r.bar.index < 6}
+        for ancestor in reversed(type(self).__mro__):
+            found |= {bar.index: bar for bar in vars(ancestor).values() if isinstance(bar, Bar)}
+        return found
+
+    def state_size(self) -> int:
+        """Return the bytes of private state in the page, at ``DevicePage.STATE``."""
+        return 0
+
+    def layout(self) -> tuple[dict[int, tuple[int, int]], int]:
+        """Return where each BAR's image and kind bytes lie in the page, and the size of the page."""
+        end = -(-(DevicePage.STATE + self.state_size()) // _ALIGN) * _ALIGN
+        places = {}
+        for index, bar in sorted(self.bars().items()):
+            size = -(-bar.size // _ALIGN) * _ALIGN
+            places[index] = (end, end + size)
+            end += 2 * size
+        return places, end
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of the device page."""
+        return self.layout()[1]
+
+    def kinds(self, index: int, bar: Bar) -> bytearray:
+        """Return the kind bytes of one BAR."""
+        kinds = self.registers.kinds(bar)
+        page = self.machine.page
+        if self.doorbells and index == page.doorbell_bar:
+            first, size = page.doorbell_offset, page.doorbell_stride * self.doorbells
+            kinds[first : first + size] = bytes([kind(ReadKind.PAGE, WriteKind.DOORBELL)]) * size
+        return kinds
+
+    # life cycle
+
+    def attach(self, machine: Machine) -> bool:
+        """Join ``machine``: fill a fresh page, or go on from what is in it; return whether it went on.
+
+        Raises:
+            VersionMismatch: the page was filled by a device of another shape.
+        """
+        self.machine = machine
+        page = machine.page
+        self.shared = page.shared
+        places, end = self.layout()
+        if page.shared.size < end:
+            raise ConfigError(f"the device page has {page.shared.size} bytes, {end} are needed")
+        resumed = bool(page.initialised) and not self.forget
+        self.forget = False
+        if resumed:
+            self._check_shape(places)
+        self.images = {index: image for index, (image, _) in places.items()} | {7: DevicePage.CONFIG}
+        self.declare(places)
+        if resumed:
+            self.recover()
+        else:
+            self.power_on()
+            page.initialised = 1
+        return resumed
+
+    def _check_shape(self, places: dict[int, tuple[int, int]]) -> None:
+        page = self.machine.page
+        same = page.doorbells == self.doorbells and page.msix_vectors == self.vectors
+        for index in range(6):
+            entry = page.bar(index)
+            bar = self.bars().get(index)
+            same &= entry.size == (bar.size if bar else 0) and (not bar or entry.image == places[index][0])
+        if not same:
+            raise VersionMismatch(
+                "the page was filled by a device with other BARs, vectors or queues",
+                hint="a restarted device must keep its shape; detach and remove it to change that",
+            )
+
+    def declare(self, places: dict[int, tuple[int, int]]) -> None:
+        """Write the header of the page and all kind bytes: what follows from this build's declarations alone."""
+        page = self.machine.page
+        page.doorbells = self.doorbells
+        page.msix_vectors = self.vectors
+        for index, bar in self.bars().items():
+            image, kinds = places[index]
+            flags = (BarFlags.BITS64 if bar.bits64 else 0) | (BarFlags.PREFETCHABLE if bar.prefetchable else 0)
+            page.bar(index).set(bar.size, image, kinds, flags)
+            page.shared.u8[kinds : kinds + bar.size] = self.kinds(index, bar)
+
+    def power_on(self) -> None:
+        """Bring page and device to the state after power-on. Subclasses extend it."""
+        places, _ = self.layout()
+        blank = {DevicePage.CONFIG: 0x1000, DevicePage.STATE: self.state_size()}
+        blank |= {places[index][0]: bar.size for index, bar in self.bars().items()}
+        for start, size in blank.items():
+            self.shared.u8[start : start + size] = bytes(size)
+        for register in self.registers.all:
+            register.__set__(self, register.reset)
+        self.machine.line(False)
+
+    def recover(self) -> None:
+        """Go on from the page that a predecessor left. Subclasses extend it."""
+
+    def reset(self) -> None:
+        """Reset the function: host I/O is through and the page is as after power-on when it returns."""
+        self.drain()
+        self.power_on()
+
+    def quiesce(self) -> None:
+        """Stop at a descriptor boundary and finish host I/O."""
+        self.quiesced = True
+        self.drain()
+
+    def resume(self) -> None:
+        """Go on after ``quiesce``."""
+        self.quiesced = False
+
+    def drain(self) -> None:
+        """Wait until no host I/O is under way and its results are in guest memory."""
+
+    def detach(self) -> None:
+        """Leave the machine, which the caller unmaps then; the page stays as it is."""
+        self.drain()
+
+    def release(self) -> None:
+        """Drop every view of the machine's memory; it is unmapped next. Subclasses extend it."""
+        del self.machine, self.shared
+
+    def close(self) -> None:
+        """Give up all host resources."""
+
+    # events
+
+    def sources(self) -> dict[int, Callable[[], None]]:
+        """Return descriptors to watch, and what to call when one is readable."""
+        return {}
+
+    def doorbell(self, index: int) -> bool:
+        """Serve doorbell ``index``; return whether there is more to do without another ring."""
+        return False
+
+    def configuration(self) -> dict[str, str]:
+        """Return the configuration, for people."""
+        return {}
+
+    # accesses
+
+    def read(self, bar: int, offset: int, size: int) -> int:
+        """Return what a load of ``size`` bytes finds; outside the device it finds all ones."""
+        register = self.registers.at(bar, offset, size)
+        if register is not None:
+            return register.read(self)
+        image = self.images.get(bar)
+        length = 0x1000 if bar == 7 else self.bars()[bar].size if image is not None else 0
+        if image is None or offset + size > length:
+            self.bad_access("read", bar, offset, size)
+            return ALL_ONES >> 64 - 8 * size
+        data = bytearray(self.shared.u8[image + offset : image + offset + size])
+        for found in self.registers.touching(bar, offset, size):
+            value = found.read(self).to_bytes(found.width, "little")
+            for index in range(found.width):
+                if 0 <= found.offset + index - offset < size:
+                    data[found.offset + index - offset] = value[index]
+        return int.from_bytes(data, "little")
+
+    def write(self, bar: int, offset: int, size: int, value: int) -> None:
+        """Do what a store of ``size`` bytes does; what no register takes is dropped and counted."""
+        register = self.registers.at(bar, offset, size)
+        if register is not None and register.access != "r":
+            register.write(self, value & register.full, register.full)
+            return
+        taken = False
+        for found in self.registers.touching(bar, offset, size):
+            if found.access == "r":
+                continue
+            shift = 8 * (found.offset - offset)
+            bits = (1 << 8 * size) - 1
+            part, written = (value >> shift, bits >> shift) if shift >= 0 else (value << -shift, bits << -shift)
+            found.write(self, part & found.full, written & found.full)
+            taken = True
+        if not taken:
+            self.bad_access("write", bar, offset, size)
+
+    def bad_access(self, what: str, bar: int, offset: int, size: int) -> None:
+        """Count an access that had to be ignored."""
+        page = self.machine.page
+        page.bad_accesses = page.bad_accesses + 1
+        self.guest_error("bad_accesses", f"{what} bar={bar} offset={offset:#x} size={size} ignored")
+
+    def guest_error(self, counter: str, text: str) -> None:
+        """Count a mistake of the guest, and log it at debug level if not too many came in this second."""
+        self.counters[counter] += 1
+        if logger.isEnabledFor(logging.DEBUG) and self._bad.allow():
+            logger.debug("guest: %s", text)

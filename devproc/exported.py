@@ -1,0 +1,202 @@
+"""The device on the bus: Device1, Registers1 and Queues1 (the XML files in ``protocol``), served from a thread.
+
+The thread runs the only event loop of the process. It never touches the device: what changes anything is called on
+the device loop, what is shown is read from the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+from devproc.attachment import Offer
+from devproc.loop import WAITING, DeviceLoop
+from devproc.virtio import VirtioDevice
+from protocol import names
+from protocol.bus import Bus, BusError, Disconnected, Variant
+from protocol.errors import BusvmError
+from protocol.layout import DevicePage
+from protocol.objects import Tree
+
+logger = logging.getLogger(__name__)
+
+DEVICE1, REGISTERS1, QUEUES1 = "org.busvm.Device1", "org.busvm.Registers1", "org.busvm.Queues1"
+
+
+class Device1:
+    """org.busvm.Device1."""
+
+    def __init__(self, loop: DeviceLoop, *, device_id: str, kind: str, description: str) -> None:
+        device = loop.device
+        self.id = device_id
+        self.type = kind
+        self.transport = device.transport
+        self.description = description
+        self.pid = os.getpid()
+        self.page_size = device.page_size
+        self.page_version = DevicePage.VERSION
+        self.vectors = device.vectors
+        self.doorbells = device.doorbells
+        self.configuration = device.configuration()
+        self._loop = loop
+
+    @property
+    def state(self) -> str:
+        """waiting | attached | quiesced | failed."""
+        return self._loop.state
+
+    @property
+    def epoch(self) -> int:
+        """The incarnation that is attached."""
+        return self._loop.epoch
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Counters of device and link."""
+        return self._loop.counters()
+
+    async def attach(self, body: dict[str, Any]) -> dict[str, Variant]:
+        """Join the machine that offers itself."""
+        offer = Offer.parse(body)
+        answer = await asyncio.wrap_future(self._loop.call(lambda: self._loop.attach(offer)))
+        types = {"version": "u", "epoch": "t", "resumed": "u"}
+        return {key: Variant(types[key], value) for key, value in answer.items()}
+
+    async def detach(self) -> None:
+        """Leave."""
+        await asyncio.wrap_future(self._loop.call(self._loop.detach))
+
+    async def reset(self) -> None:
+        """Power-on state, only while not attached."""
+        await asyncio.wrap_future(self._loop.call(self._loop.reset))
+
+
+class Registers1:
+    """org.busvm.Registers1."""
+
+    def __init__(self, loop: DeviceLoop) -> None:
+        self._loop = loop
+        self._registers = loop.device.registers
+
+    def list(self) -> list[tuple[str, int, int, int, str, str]]:
+        """Return what the device declares."""
+        return [(r.name, r.bar.index, r.offset, r.width, r.access, r.doc) for r in self._registers.all]
+
+    def read(self, name: str) -> int:
+        """Return the stored value."""
+        register = self._registers.by_name.get(name)
+        if register is None:
+            raise BusError("org.busvm.Error.NotFound", f"no register {name!r}")
+        if self._loop.state == WAITING:
+            raise BusError("org.busvm.Error.NotAttached", "the device has no page yet")
+        return int(getattr(self._loop.device, name))
+
+    async def write(self, name: str, value: int) -> None:
+        """Write as the guest would."""
+        self.read(name)
+        register = self._registers.by_name[name]
+        device = self._loop.device
+        await asyncio.wrap_future(
+            self._loop.call(lambda: device.write(register.bar.index, register.offset, register.width, value))
+        )
+
+    @property
+    def values(self) -> dict[str, int]:
+        """All stored values."""
+        return {r.name: self.read(r.name) for r in self._registers.all}
+
+
+class Queues1:
+    """org.busvm.Queues1."""
+
+    def __init__(self, device: VirtioDevice) -> None:
+        self._device = device
+
+    @property
+    def count(self) -> int:
+        """Number of queues."""
+        return self._device.queue_count
+
+    def list(self) -> list[dict[str, int]]:
+        """Return one table per queue."""
+        return self._device.queue_tables()
+
+
+class BusThread:
+    """Connects, shows the objects, takes the name; ``finished`` ends with the connection, or with what went wrong."""
+
+    def __init__(self, loop: DeviceLoop, *, address: str, device_id: str, kind: str, description: str) -> None:
+        self.finished: Future[None] = Future()
+        self._loop = loop
+        self._address = address
+        self._id = device_id
+        self._kind = kind
+        self._description = description
+        self._asyncio: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+            self.finished.set_result(None)
+        except BusvmError as error:
+            self.finished.set_exception(error)
+        finally:
+            self._loop.stop()
+
+    async def _main(self) -> None:
+        self._asyncio = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        bus = await Bus.connect(self._address)
+        tree = Tree(bus, names.ROOT_PATH)
+        path = names.device_path(self._id)
+        shown = Device1(self._loop, device_id=self._id, kind=self._kind, description=self._description)
+        tree.add(path, DEVICE1, shown)
+        tree.add(path, REGISTERS1, Registers1(self._loop))
+        if isinstance(self._loop.device, VirtioDevice):
+            tree.add(path, QUEUES1, Queues1(self._loop.device))
+        asyncio_loop = self._asyncio
+        self._loop.on_state = lambda: self._from_loop(
+            asyncio_loop, lambda: tree.changed(path, DEVICE1, "State", "Epoch")
+        )
+        await bus.watch_names(self._machine_gone)
+        await bus.request_name(names.device_name(self._id))
+        await self._until_closed(bus)
+        bus.close()
+
+    async def _until_closed(self, bus: Bus) -> None:
+        assert self._closing is not None
+        waits: list[Coroutine[Any, Any, Any]] = [bus.wait_closed(), self._closing.wait()]
+        tasks = [asyncio.create_task(wait) for wait in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        if not self._closing.is_set():
+            raise Disconnected("the bus is gone")
+
+    def _machine_gone(self, name: str, old: str, new: str) -> None:
+        if name == names.MACHINE_NAME and old and not new:
+            self._loop.call(self._loop.detach)
+
+    @staticmethod
+    def _from_loop(asyncio_loop: asyncio.AbstractEventLoop, action: Any) -> None:
+        try:
+            asyncio_loop.call_soon_threadsafe(action)
+        except RuntimeError:
+            return  # the bus thread has ended already
+
+    def close(self) -> None:
+        """Disconnect and wait for the thread."""
+        if self._asyncio is not None and self._closing is not None:
+            self._from_loop(self._asyncio, self._closing.set)
+        self._thread.join(timeout=5)

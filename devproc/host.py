@@ -1,0 +1,110 @@
+"""Runs any device as a process: arguments → frozen configuration → device → loop.
+
+QEMU's back-end conventions hold (DESIGN §9): no daemonising, exit on SIGTERM with status 0, early failure with one
+line and a non-zero status, ``--print-capabilities``. The main thread is the device loop, so that a debugger stops in
+device code; D-Bus has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from devproc.device import Device
+from protocol import log, names
+from protocol.errors import BusvmError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a device's ``__main__`` says about it."""
+
+    type: str
+    description: str
+    open: Callable[[argparse.Namespace], Device]
+    """Turn the arguments into a device; raises ``ConfigError`` or ``HostError`` before anything is served."""
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    """Beside ``type``, as in QEMU's vhost-user back ends: ``features``."""
+    poke: Callable[[Device], dict[str, Callable[[list[str]], str]]] | None = None
+    """More commands for ``--poke``."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser(program: Program) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m devproc.{program.type.replace('-', '_')}",
+        description=program.description,
+        epilog="Without --bus the device joins no machine: use --poke to try it by hand.",
+    )
+    parser.add_argument("--bus", metavar="ADDRESS", help="join the machine on this D-Bus (see `orchestrator env`)")
+    parser.add_argument("--id", metavar="ID", help="name of the device in the machine; needed with --bus")
+    parser.add_argument("--poke", action="store_true", help="prompt to read and write registers, with no machine")
+    parser.add_argument("--print-capabilities", action="store_true", help="print type and features as JSON, and exit")
+    parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
+    program.add_arguments(parser)
+    return parser
+
+
+def main(program: Program, argv: Sequence[str] | None = None) -> int:
+    """Run the device; return the exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if "--print-capabilities" in arguments:
+        sys.stdout.write(json.dumps({"type": program.type} | program.capabilities) + "\n")
+        return 0
+    parser = _parser(program)
+    options = parser.parse_args(arguments)
+    context = log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
+    try:
+        if options.poke:
+            from devproc.poke import poke
+
+            return poke(program.open(options), program.poke)
+        return _serve(program, options, context)
+    except BusvmError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        sys.stderr.write(f"{parser.prog}: error: {error.message}{hint}\n")
+        return error.exit_status
+
+
+def _serve(program: Program, options: argparse.Namespace, context: log.Context) -> int:
+    if not options.bus:
+        raise ConfigError("nothing to do", hint="--bus ADDRESS joins a machine, --poke gives a prompt")
+    if not options.id or not names.ID_PATTERN.match(options.id):
+        raise ConfigError(f"--id {options.id or ''!r} is no device id", hint="letters, digits and _, from a letter on")
+    from devproc.exported import BusThread
+    from devproc.loop import DeviceLoop
+
+    device = program.open(options)
+    try:
+        loop = DeviceLoop(device, context)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
+        bus = BusThread(
+            loop, address=options.bus, device_id=options.id, kind=program.type, description=program.description
+        )
+        gc.freeze()  # what is loaded now stays; collections need not walk it
+        bus.start()
+        loop.run()
+        bus.close()
+        loop.close()
+        if bus.finished.done():
+            bus.finished.result()
+    finally:
+        device.close()
+    return 0

@@ -1,0 +1,235 @@
+"""The device loop: the one thread that touches the device.
+
+It waits for the link, the doorbells, the device's own sources and calls from other threads, in one ``epoll``. A
+doorbell may overtake the posted writes that came before it (DESIGN §7), so a rung queue is served only when the page
+says that everything posted has been processed. Nothing here blocks but ``epoll`` and the drains a reset asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from devproc.attachment import Attachment, Offer
+from devproc.device import Device
+from protocol import messages
+from protocol.errors import BusvmError, ConfigError
+from protocol.log import Context
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+State = str
+WAITING, ATTACHED, QUIESCED, FAILED = "waiting", "attached", "quiesced", "failed"
+
+
+class DeviceLoop:
+    """Runs one device; ``call`` and ``stop`` may come from any thread, the rest is the loop's own."""
+
+    def __init__(self, device: Device, context: Context) -> None:
+        self.device = device
+        self.state: State = WAITING
+        self.on_state: Callable[[], None] = lambda: None
+        self._context = context
+        self._attachment: Attachment | None = None
+        self._stopping = False
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._watch(self._wake, self._run_calls)
+        for fd, handler in device.sources().items():
+            self._watch(fd, handler)
+
+    # from any thread
+
+    def call(self, action: Callable[[], T]) -> Future[T]:
+        """Run ``action`` on the loop's thread and return its future."""
+        future: Future[T] = Future()
+        self._calls.append((action, future))
+        os.eventfd_write(self._wake, 1)
+        return future
+
+    def stop(self) -> None:
+        """End ``run`` at the next descriptor boundary; safe in a signal handler."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    @property
+    def epoch(self) -> int:
+        """The incarnation that is attached, or 0."""
+        attachment = self._attachment
+        return attachment.offer.epoch if attachment else 0
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters of device and link."""
+        counted = dict(self.device.counters)
+        attachment = self._attachment
+        if attachment is not None:
+            counted |= {f"link_{name}": value for name, value in vars(attachment.link.counters).items()}
+        return counted
+
+    # the loop
+
+    def run(self) -> None:
+        """Serve until ``stop``, then finish host I/O and leave the machine."""
+        busy = False
+        try:
+            while not self._stopping:
+                for fd, _ in self._epoll.poll(0 if busy else None):
+                    handler = self._handlers.get(fd)
+                    if handler is not None:
+                        handler()
+                self._drain_link()
+                busy = self._serve()
+        finally:
+            self.detach()
+
+    def close(self) -> None:
+        """Close the loop's descriptors; nobody calls any more."""
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def _run_calls(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._calls:
+            action, future = self._calls.popleft()
+            try:
+                future.set_result(action())
+            except BusvmError as error:
+                future.set_exception(error)
+
+    def _ring(self, fd: int, index: int) -> None:
+        os.eventfd_read(fd)
+        self.device.pending.add(index)
+
+    def _serve(self) -> bool:
+        """Serve what has rung; return whether more can be done without waiting."""
+        device, attachment = self.device, self._attachment
+        if not device.pending or attachment is None or device.quiesced:
+            return False
+        page = attachment.machine.page
+        if page.processed < page.posted:
+            return False  # the rest of the posted writes wakes us
+        for index in sorted(device.pending):
+            device.pending.discard(index)
+            if device.doorbell(index):
+                device.pending.add(index)
+        return bool(device.pending)
+
+    def _drain_link(self) -> None:
+        """Handle messages until there are none: ZeroMQ's descriptor only signals again after that."""
+        while self._attachment is not None and not self._stopping:
+            message = self._attachment.link.receive()
+            if message is None:
+                return
+            self._handle(message, self._attachment)
+
+    def _handle(self, message: messages.Any, attachment: Attachment) -> None:
+        link = attachment.link
+        if isinstance(message, messages.Write):
+            page = attachment.machine.page
+            if message.seq <= page.processed:
+                self.device.counters["repeated_writes"] += 1
+                return
+            if message.seq != page.processed + 1:
+                self.device.counters["skipped_writes"] += message.seq - page.processed - 1
+            self.device.write(message.bar, message.offset, message.size, message.value)
+            page.processed = message.seq  # after its effect is in the page
+        elif isinstance(message, messages.Read):
+            value = self.device.read(message.bar, message.offset, message.size)
+            link.send(messages.Value(link.epoch, message.seq, value))
+        elif isinstance(message, messages.Barrier):
+            self._barrier(message, attachment)
+        else:
+            link.send(messages.Fault(link.epoch, message.seq, f"{type(message).__name__} is not for a device"))
+
+    def _barrier(self, message: messages.Barrier, attachment: Attachment) -> None:
+        actions: dict[str, Callable[[], None]] = {
+            "flush": lambda: None,
+            "reset": self.device.reset,
+            "quiesce": self.device.quiesce,
+            "resume": self.device.resume,
+        }
+        link = attachment.link
+        action = actions.get(message.what)
+        if action is None:
+            link.send(messages.Fault(link.epoch, message.seq, f"no barrier {message.what!r}"))
+            return
+        action()
+        self._enter(QUIESCED if self.device.quiesced else ATTACHED)
+        link.send(messages.Done(link.epoch, message.seq))
+
+    # joining and leaving
+
+    def attach(self, offer: Offer) -> dict[str, int]:
+        """Join the machine that offers itself.
+
+        Raises:
+            BusvmError: the offer does not fit; the device stays as it was.
+        """
+        device = self.device
+        doorbells = device.doorbells
+        attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells)
+        if self._attachment is not None:
+            attachment.close()
+            raise ConfigError("attached already", hint="Detach comes first")
+        self._context.set(vm=offer.vm, epoch=offer.epoch)
+        try:
+            resumed = device.attach(attachment.machine)
+        except BusvmError:
+            attachment.close()
+            raise
+        self._attachment = attachment
+        self._watch(attachment.link.socket.fileno(), lambda: None)
+        for index, fd in enumerate(attachment.doorbells):
+            self._watch(fd, lambda fd=fd, index=index: self._ring(fd, index))  # type: ignore[misc]
+        device.quiesced = False
+        device.pending.update(range(doorbells) if resumed else ())
+        self._enter(ATTACHED)
+        logger.info("attached%s", ", going on from the page" if resumed else "")
+        return {"version": offer.version, "epoch": offer.epoch, "resumed": int(resumed)}
+
+    def detach(self) -> None:
+        """Stop at a descriptor boundary, finish host I/O, leave; the page stays."""
+        attachment = self._attachment
+        if attachment is None:
+            return
+        self.device.detach()
+        self._unwatch(attachment.link.socket.fileno())
+        for fd in attachment.doorbells:
+            self._unwatch(fd)
+        self._attachment = None
+        self.device.pending.clear()
+        self.device.release()
+        attachment.close()
+        self._enter(WAITING)
+        logger.info("detached")
+
+    def reset(self) -> None:
+        """Bring the function to its power-on state; only while it is not attached.
+
+        Raises:
+            ConfigError: it is attached, so that ``cpu_proc`` must ask for it over the link.
+        """
+        if self._attachment is not None:
+            raise ConfigError("attached: reset the machine instead")
+        self.device.forget = True
+
+    def _enter(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self.on_state()

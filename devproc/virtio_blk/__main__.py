@@ -1,0 +1,68 @@
+"""``python -m devproc.virtio_blk``: a disk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from devproc.host import Program, main
+from devproc.virtio_blk.device import BlockDevice, Config, open_device
+from devproc.virtqueue import QUEUE_MAX
+from protocol.errors import ConfigError
+
+_SERIAL_MAX = 20
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", "--blk-file", type=Path, metavar="PATH", help="raw image or block device")
+    parser.add_argument("--readonly", "--read-only", action="store_true", help="refuse writes; the image may be shared")
+    parser.add_argument("--queues", type=int, default=1, metavar="N", help="request queues (default: 1)")
+    parser.add_argument("--queue-size", type=int, default=256, metavar="N", help="descriptors each (default: 256)")
+    parser.add_argument("--threads", type=int, default=4, metavar="N", help="threads for host I/O (default: 4)")
+    parser.add_argument("--serial", default="", metavar="TEXT", help="serial number, up to 20 bytes")
+    parser.add_argument("--direct", action="store_true", help="bypass the host's page cache (O_DIRECT)")
+
+
+def configure(options: argparse.Namespace) -> Config:
+    """Return the configuration in the arguments.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    if options.image is None:
+        raise ConfigError("--image is missing", hint="--image PATH names a raw image or a block device")
+    if not 1 <= options.queues <= 64:
+        raise ConfigError(f"--queues {options.queues}: 1 to 64")
+    size = options.queue_size
+    if size & (size - 1) or not 4 <= size <= QUEUE_MAX:
+        raise ConfigError(f"--queue-size {size}: a power of two from 4 to {QUEUE_MAX}")
+    if not 1 <= options.threads <= 64:
+        raise ConfigError(f"--threads {options.threads}: 1 to 64")
+    if len(options.serial.encode()) > _SERIAL_MAX:
+        raise ConfigError(f"--serial has more than {_SERIAL_MAX} bytes")
+    return Config(
+        image=options.image,
+        readonly=options.readonly,
+        queues=options.queues,
+        queue_size=size,
+        threads=options.threads,
+        serial=options.serial,
+        direct=options.direct,
+    )
+
+
+def _open(options: argparse.Namespace) -> BlockDevice:
+    return open_device(configure(options))
+
+
+PROGRAM = Program(
+    type="virtio-blk",
+    description="A virtio disk over a raw image.",
+    open=_open,
+    add_arguments=_add_arguments,
+    capabilities={"type": "block", "features": ["read-only", "blk-file"]},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROGRAM))
