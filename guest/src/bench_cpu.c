@@ -1,7 +1,8 @@
 /* The CPU-bound part of `b`: sieve, CRC-32, quicksort, matrix product; the result of each is checked.
  *
- * Where the firmware lets S-mode read instret and the machine counts instructions in it, that count is used. QEMU without
- * -icount puts host ticks there; then the count below, measured with -icount (tests/peers checks it), stands in. */
+ * Where the firmware lets S-mode read instret and the machine counts instructions in it, that count is used. QEMU
+ * without -icount puts host ticks there; then the count below, measured with -icount (tests/peers checks it), is used.
+ */
 #include "bench.h"
 #include "blk.h"
 #include "console.h"

@@ -10,7 +10,6 @@
 enum { RBR = 0, THR = 0, IER = 1, FCR = 2, IIR = 2, LCR = 3, MCR = 4, LSR = 5 };
 #define IER_RECEIVED 0x01
 #define FCR_ENABLE 0x01
-#define FCR_CLEAR 0x06
 #define IIR_FIFO 0xC0
 #define LSR_DATA_READY 0x01
 #define LSR_THR_EMPTY 0x20
@@ -19,7 +18,7 @@ enum { RBR = 0, THR = 0, IER = 1, FCR = 2, IIR = 2, LCR = 3, MCR = 4, LSR = 5 };
 static u64 uart;
 static unsigned shift;
 static unsigned burst = 1; /* bytes that may follow one LSR.THRE */
-static bool has_dbcn;
+static bool has_dbcn, uart_interrupts;
 
 static struct {
     char data[256];
@@ -37,10 +36,11 @@ void console_init(void)
     if (!uart)
         return;
     uart_write(LCR, 0x03); /* 8N1, DLAB off; the speed is the firmware's business */
-    uart_write(FCR, FCR_ENABLE | FCR_CLEAR);
+    uart_write(FCR, FCR_ENABLE); /* without clearing: what was typed before stays */
     uart_write(MCR, 0x0B); /* DTR, RTS, OUT2: the interrupt line is connected */
     burst = (uart_read(IIR) & IIR_FIFO) == IIR_FIFO ? FIFO_DEPTH : 1;
-    if (irq_enable_wired(machine.uart.irq))
+    uart_interrupts = irq_enable_wired(machine.uart.irq);
+    if (uart_interrupts)
         uart_write(IER, IER_RECEIVED);
 }
 
@@ -89,11 +89,10 @@ int console_getc(void)
 void console_read_line(char *line, size_t size)
 {
     size_t length = 0;
-    bool tick = !uart || machine.uart.irq == 0;
     for (;;) {
         int c = console_getc();
         if (c < 0) { /* the tick is only a safety net where the UART interrupts */
-            timer_arm(time_now() + time_from_us(tick ? 10000 : 200000));
+            timer_arm(time_now() + time_from_us(uart_interrupts ? 200000 : 10000));
             cpu_idle();
         } else if (c == '\r' || c == '\n') {
             print("\n");

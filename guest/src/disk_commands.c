@@ -27,8 +27,8 @@ static void read_sectors(struct disk *d, const char *args)
         sum = done ? (sum << 1 | sum >> 31) ^ piece : piece;
         done += n;
     }
-    print("read: disk=%u sector=%lu count=%lu status=%u crc32=%08x us=%lu first=", d->number, sector, count, status, sum,
-          time_to_ns(time_now() - start) / 1000);
+    print("read: disk=%u sector=%lu count=%lu status=%u crc32=%08x us=%lu first=", d->number, sector, count, status,
+          sum, time_to_ns(time_now() - start) / 1000);
     for (unsigned i = 0; i < 8; i++)
         print("%02x", data[i]);
     print("\n");
@@ -117,8 +117,8 @@ static void stress(struct disk *d, const char *args)
         }
     }
     u64 ns = MAX(1UL, time_to_ns(time_now() - start));
-    print("stress: disk=%u count=%lu depth=%lu errors=%lu us=%lu iops=%lu\n", d->number, count, depth, errors, ns / 1000,
-          count * 1000000000UL / ns);
+    print("stress: disk=%u count=%lu depth=%lu errors=%lu us=%lu iops=%lu\n", d->number, count, depth, errors,
+          ns / 1000, count * 1000000000UL / ns);
 }
 
 static void list(void)

@@ -104,6 +104,6 @@ void command_float(void)
     u32 flags = (u32)csr_read(CSR_FFLAGS), dirty = (csr_read(CSR_SSTATUS) & SSTATUS_FS) == SSTATUS_FS;
     csr_clear(CSR_SSTATUS, SSTATUS_FS);
     bool ok = sum == EXPECTED_CHECKSUM && flags == EXPECTED_FLAGS && dirty;
-    print("float: checksum=%016lx expected=%016lx fflags=0x%x dirty=%u result=%s\n", sum, EXPECTED_CHECKSUM, flags, dirty,
-          ok ? "ok" : "failed");
+    print("float: checksum=%016lx expected=%016lx fflags=0x%x dirty=%u result=%s\n", sum, EXPECTED_CHECKSUM, flags,
+          dirty, ok ? "ok" : "failed");
 }

@@ -1,6 +1,6 @@
-/* `h [SEED] [COUNT]`: random accesses of every size and alignment to configuration space and BARs of all functions, while
- * BARs move and decoding goes on and off. Bus mastering is off throughout, so no device may touch memory. At the end every
- * function is initialised again and the first disk must read as before. */
+/* `h [SEED] [COUNT]`: random accesses of every size and alignment to configuration space and BARs of all functions,
+ * while BARs move and decoding goes on and off. Bus mastering is off throughout, so no device may touch memory. At the
+ * end every function is initialised again and the first disk must read as before. */
 #include "blk.h"
 #include "commands.h"
 #include "console.h"
@@ -156,8 +156,9 @@ void command_hostile_pci(const char *args)
         u8 status = disk_transfer(disks[0], 0, VIRTIO_BLK_T_IN, 0, heap_scratch(), SECTOR);
         failures += status != VIRTIO_BLK_S_OK || checksum(heap_scratch(), SECTOR) != sum;
     }
-    print("hostile: %s kind=pci seed=%lu count=%lu config_reads=%lu config_writes=%lu bar_reads=%lu bar_writes=%lu moves=%lu"
-          " commands=%lu faults=%lu all_ones=%lu us=%lu failures=%u\n",
-          failures ? "failed" : "ok", run.seed, count, run.config_reads, run.config_writes, run.bar_reads, run.bar_writes,
-          run.moves, run.commands, run.faults, run.ones, us, failures);
+    print("hostile: %s kind=pci seed=%lu count=%lu config_reads=%lu config_writes=%lu bar_reads=%lu bar_writes=%lu",
+          failures ? "failed" : "ok", run.seed, count, run.config_reads, run.config_writes, run.bar_reads,
+          run.bar_writes);
+    print(" moves=%lu commands=%lu faults=%lu all_ones=%lu us=%lu failures=%u\n", run.moves, run.commands, run.faults,
+          run.ones, us, failures);
 }

@@ -1,5 +1,5 @@
-/* Attacks with well-formed chains that are no well-formed virtio-blk requests (virtio 1.2 §5.2.6), and odd but legal ones.
- * None writes to the disk: writes go past its end only. */
+/* Attacks with well-formed chains that are no well-formed virtio-blk requests (virtio 1.2 §5.2.6), and odd but legal
+ * ones. None writes to the disk: writes go past its end only. */
 #include "hostile.h"
 
 #define VIRTIO_BLK_T_DISCARD 11

@@ -38,9 +38,8 @@ static unsigned timer_report(void)
     return late == TIMER_NEVER;
 }
 
-static void report(void)
+static void report(u64 start, u64 first)
 {
-    u64 start = time_now(), first = instructions_retired();
     unsigned exercised = 0, failures = 0;
     print_machine();
     failures += sbi_report();
@@ -58,6 +57,7 @@ static void report(void)
 
 void main(u64 hart, u64 tree)
 {
+    u64 start = time_now(), first = instructions_retired();
     bool has_tree = fdt_parse(tree, hart);
     irq_init();
     timer_init();
@@ -68,6 +68,6 @@ void main(u64 hart, u64 tree)
         power_off(97);
     }
     heap_init();
-    report();
+    report(start, first);
     commands_run(machine.bootargs);
 }

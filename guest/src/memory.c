@@ -23,7 +23,7 @@ static void hexdump(u64 address, u64 length)
     print("\n");
 }
 
-/* Walking ones, then pseudo-random words read back in every size, over the scratch area; returns the number of errors. */
+/* Walking ones, then pseudo-random words read back in every size; returns the number of errors. */
 static u64 test_pattern(volatile u64 *words, u64 count)
 {
     u64 errors = 0;
@@ -53,7 +53,7 @@ void command_memory(const char *args)
     }
     u64 size = KIB(256);
     u64 errors = test_pattern((volatile u64 *)heap_scratch(), size / 8);
-    print("memory: base=0x%lx size=0x%lx heap_free=0x%lx test_address=0x%lx test_bytes=%lu errors=%lu result=%s\n",
+    print("memtest: base=0x%lx size=0x%lx heap_free=0x%lx test_address=0x%lx test_bytes=%lu errors=%lu result=%s\n",
           machine.memory_base, machine.memory_size, heap_free(), (u64)heap_scratch(), size, errors,
           errors ? "failed" : "ok");
 }

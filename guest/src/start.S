@@ -92,7 +92,7 @@ user_leave:
     addi    sp, sp, 112
     ret
 
-/* Entry of a hart started through SBI HSM (SBI 2.0 §9.1): a0 = hart id, a1 = address of a counter. It counts and stops. */
+/* Entry of a hart started through SBI HSM (SBI 2.0 §9.1): a0 = hart id, a1 = a counter's address. Counts, stops. */
     .globl  second_hart_entry
 second_hart_entry:
     li      t0, 1

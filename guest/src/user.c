@@ -1,4 +1,4 @@
-/* `u`: a program in U-mode under Sv39 (privileged specification, §4.4): translation, protection, A and D bits, traps. */
+/* `u`: a program in U-mode under Sv39 (privileged specification, §4.4): translation, protection, A/D bits, traps. */
 #include "commands.h"
 #include "console.h"
 #include "csr.h"
@@ -112,7 +112,9 @@ void command_user(void)
     }
     csr_write(CSR_SATP, 0);
     __asm__ volatile("sfence.vma" ::: "memory");
-    bool ok = result == EXPECTED_RESULT && dirty && through_sum && seen.put == 'U' && pages[DATA1][0] == 0x1122334455667788;
-    print("user: mode=%s calls=%lu faults=%lu ad=%s sum=%lu steps=%lu result=%s\n", has_sv39 ? "sv39" : "none", seen.calls,
-          seen.protection_faults, seen.ad_faults ? "trap" : "hardware", through_sum, result, ok ? "ok" : "failed");
+    bool ok = result == EXPECTED_RESULT && dirty && through_sum && seen.put == 'U' &&
+              pages[DATA1][0] == 0x1122334455667788;
+    print("user: mode=%s calls=%lu faults=%lu ad=%s sum=%lu steps=%lu result=%s\n", has_sv39 ? "sv39" : "none",
+          seen.calls, seen.protection_faults, seen.ad_faults ? "trap" : "hardware", through_sum, result,
+          ok ? "ok" : "failed");
 }
