@@ -1,0 +1,183 @@
+"""The device tree of the machine, node for node as QEMU's ``virt`` describes its own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from cpu_proc import memory_map as mm
+from cpu_proc.boot.fdt import Node, cells64
+from cpu_proc.hart import ISA
+
+_S_EXTERNAL, _M_SOFTWARE, _M_TIMER = 9, 3, 7
+_LEVEL_HIGH = 4
+_PCI_IO, _PCI_MMIO32, _PCI_MMIO64 = 0x100_0000, 0x200_0000, 0x300_0000
+_PIN_MASK_SLOT, _PIN_MASK_PIN = 0x1800, 7
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the tree has to say about this VM."""
+
+    harts: int
+    ram_size: int
+    cmdline: str = ""
+    initrd: tuple[int, int] | None = None  # (start, end)
+
+
+class _Handles:
+    """Hands out phandles."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
+def build(vm: Description) -> Node:
+    """Return the root node."""
+    handles = _Handles()
+    root = Node(
+        {"#address-cells": 2, "#size-cells": 2, "compatible": "riscv-virtio", "model": "riscv-virtio,busvm"}
+    )
+    serial = f"serial@{mm.UART0.base:x}"
+    chosen = root.child("chosen", stdout_path=f"/soc/{serial}", rng_seed=os.urandom(32))
+    if vm.cmdline:
+        chosen.properties["bootargs"] = vm.cmdline
+    if vm.initrd:
+        chosen.properties["linux,initrd-start"] = cells64(vm.initrd[0])
+        chosen.properties["linux,initrd-end"] = cells64(vm.initrd[1])
+    root.child("aliases", serial0=f"/soc/{serial}")
+    root.child(
+        f"memory@{mm.DRAM_BASE:x}", device_type="memory", reg=cells64(mm.DRAM_BASE, vm.ram_size)
+    )
+    controllers = _cpus(root, vm, handles)
+    soc = root.child("soc", compatible="simple-bus", ranges=None)
+    soc.properties.update({"#address-cells": 2, "#size-cells": 2})
+    _interrupts(soc, controllers, handles)
+    imsic, aplic = handles.next(), handles.next()
+    _aia(soc, controllers, imsic, aplic)
+    _peripherals(root, soc, aplic, handles)
+    _pcie(soc, vm, imsic, aplic)
+    return root
+
+
+def _cpus(root: Node, vm: Description, handles: _Handles) -> list[int]:
+    cpus = root.child("cpus", timebase_frequency=mm.TIMEBASE_HZ)
+    cpus.properties.update({"#address-cells": 1, "#size-cells": 0})
+    extensions = ["i", "m", "a", "f", "d", "c", *ISA.split("_")[1:]]
+    controllers = []
+    cluster = Node()
+    for index in range(vm.harts):
+        controller, cpu_handle = handles.next(), handles.next()
+        cpu = cpus.child(
+            f"cpu@{index}",
+            device_type="cpu",
+            reg=index,
+            status="okay",
+            compatible="riscv",
+            riscv__isa=ISA,
+            riscv__isa_base="rv64i",
+            riscv__isa_extensions=extensions,
+            mmu_type="riscv,sv39",
+            phandle=cpu_handle,
+        )
+        intc = cpu.child(
+            "interrupt-controller", compatible="riscv,cpu-intc", interrupt_controller=None, phandle=controller
+        )
+        intc.properties.update({"#interrupt-cells": 1, "#address-cells": 0})
+        controllers.append(controller)
+        cluster.child(f"core{index}", cpu=cpu_handle)
+    cpus.child("cpu-map").children["cluster0"] = cluster
+    return controllers
+
+
+def _interrupts(soc: Node, controllers: list[int], _handles: _Handles) -> None:
+    soc.child(
+        f"clint@{mm.CLINT.base:x}",
+        compatible=["sifive,clint0", "riscv,clint0"],
+        reg=cells64(*mm.CLINT),
+        interrupts_extended=[cell for c in controllers for cell in (c, _M_SOFTWARE, c, _M_TIMER)],
+    )
+
+
+def _aia(soc: Node, controllers: list[int], imsic: int, aplic: int) -> None:
+    node = soc.child(
+        f"interrupt-controller@{mm.IMSIC_S.base:x}",
+        compatible=["qemu,imsics", "riscv,imsics"],
+        reg=cells64(mm.IMSIC_S.base, 0x1000 * len(controllers)),
+        interrupt_controller=None,
+        msi_controller=None,
+        interrupts_extended=[cell for c in controllers for cell in (c, _S_EXTERNAL)],
+        riscv__num_ids=mm.MSI_IDS,
+        phandle=imsic,
+    )
+    node.properties.update({"#interrupt-cells": 0, "#address-cells": 0, "#msi-cells": 0})
+    node = soc.child(
+        f"interrupt-controller@{mm.APLIC_S.base:x}",
+        compatible=["qemu,aplic", "riscv,aplic"],
+        reg=cells64(*mm.APLIC_S),
+        interrupt_controller=None,
+        msi_parent=imsic,
+        riscv__num_sources=mm.WIRED_SOURCES,
+        phandle=aplic,
+    )
+    node.properties.update({"#interrupt-cells": 2, "#address-cells": 0})
+
+
+def _peripherals(root: Node, soc: Node, aplic: int, handles: _Handles) -> None:
+    test = handles.next()
+    soc.child(
+        f"test@{mm.TEST.base:x}",
+        compatible=["sifive,test1", "sifive,test0", "syscon"],
+        reg=cells64(*mm.TEST),
+        phandle=test,
+    )
+    root.child("reboot", compatible="syscon-reboot", regmap=test, offset=0, value=0x7777)
+    root.child("poweroff", compatible="syscon-poweroff", regmap=test, offset=0, value=0x5555)
+    soc.child(
+        f"serial@{mm.UART0.base:x}",
+        compatible="ns16550a",
+        reg=cells64(*mm.UART0),
+        clock_frequency=mm.UART_CLOCK_HZ,
+        interrupts=[mm.UART0_IRQ, _LEVEL_HIGH],
+        interrupt_parent=aplic,
+    )
+    soc.child(
+        f"rtc@{mm.RTC.base:x}",
+        compatible="google,goldfish-rtc",
+        reg=cells64(*mm.RTC),
+        interrupts=[mm.RTC_IRQ, _LEVEL_HIGH],
+        interrupt_parent=aplic,
+    )
+
+
+def _pcie(soc: Node, vm: Description, imsic: int, aplic: int) -> None:
+    high = mm.pcie_high(vm.ram_size)
+    # one row per slot modulo 4 and pin: child address (3), pin, parent, source, type (PCI-to-PCI bridge swizzle)
+    interrupt_map = [
+        cell
+        for slot in range(4)
+        for pin in range(4)
+        for cell in (slot << 11, 0, 0, pin + 1, aplic, mm.PCIE_IRQ + (pin + slot) % 4, _LEVEL_HIGH)
+    ]
+    pci = soc.child(
+        f"pci@{mm.PCIE_ECAM.base:x}",
+        compatible="pci-host-ecam-generic",
+        device_type="pci",
+        reg=cells64(*mm.PCIE_ECAM),
+        bus_range=[0, mm.PCIE_ECAM.size // (1 << 20) - 1],
+        linux__pci_domain=0,
+        dma_coherent=None,
+        msi_parent=imsic,
+        ranges=[
+            _PCI_IO, *cells64(0, mm.PCIE_PIO.base, mm.PCIE_PIO.size),
+            _PCI_MMIO32, *cells64(mm.PCIE_MMIO.base, mm.PCIE_MMIO.base, mm.PCIE_MMIO.size),
+            _PCI_MMIO64, *cells64(high.base, high.base, high.size),
+        ],
+        interrupt_map_mask=[_PIN_MASK_SLOT, 0, 0, _PIN_MASK_PIN],
+        interrupt_map=interrupt_map,
+    )  # fmt: skip
+    pci.properties.update({"#address-cells": 3, "#size-cells": 2, "#interrupt-cells": 1})

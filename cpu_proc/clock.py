@@ -1,0 +1,47 @@
+"""Guest time: the host's monotonic clock less an offset that grows while the machine stands still."""
+
+from __future__ import annotations
+
+import time
+
+from protocol.layout import ClockPage
+
+TICK_NS = 100
+
+
+class GuestClock:
+    """Owns the clock page. Starts stopped at zero."""
+
+    def __init__(self, page: ClockPage) -> None:
+        self.page = page
+        page.format()
+        page.offset_ns = time.monotonic_ns()
+        page.running = 0
+        page.stopped_at_ns = 0
+
+    def now_ns(self) -> int:
+        """Return guest time."""
+        if self.page.running:
+            return time.monotonic_ns() - self.page.offset_ns
+        return self.page.stopped_at_ns
+
+    def ticks(self) -> int:
+        """Return ``mtime``."""
+        return self.now_ns() // TICK_NS
+
+    def set_ticks(self, ticks: int) -> None:
+        """Set ``mtime``."""
+        self.page.offset_ns = max(0, time.monotonic_ns() - ticks * TICK_NS)
+        self.page.stopped_at_ns = ticks * TICK_NS
+
+    def start(self) -> None:
+        """Let time go on from where it stopped."""
+        if not self.page.running:
+            self.page.offset_ns = max(0, time.monotonic_ns() - self.page.stopped_at_ns)
+            self.page.running = 1
+
+    def stop(self) -> None:
+        """Hold time."""
+        if self.page.running:
+            self.page.stopped_at_ns = time.monotonic_ns() - self.page.offset_ns
+            self.page.running = 0

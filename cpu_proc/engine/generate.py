@@ -1,0 +1,451 @@
+"""Turn the instruction and CSR tables into the source of one Python module for Numba.
+
+The module holds the decoder, the CSR accessors, one function per group of rare instructions, and ``run``, the
+interpreter loop. The hot instructions are branches of one long if-chain over the operation number, which LLVM makes
+into a jump table. Registers are reached by host address: in a decoded word every register number sits where one
+shift and one mask give its byte offset.
+
+Decoded word: operation 0–9 · rd 10–15 (32 for a discarded x0) · rs1 16–20 · rs2 21–25 · length 26–28 · immediate 32–63.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+
+from cpu_proc.engine import state as st
+from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
+    privileged,
+    rv64a,
+    rv64c,
+    rv64fd,
+    rv64i,
+    rv64m,
+)
+from cpu_proc.isa.csr import CSRS
+from cpu_proc.isa.table import TABLE, Compressed, Instruction, Kind, extraction
+
+ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
+_FIRST = 2
+_ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
+_GROUPS = {Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
+SLICE = 2048  # instructions between two looks at the clock and the devices
+
+RS1 = "load_i64(X + (w >> 13 & 0xF8))"
+RS2 = "load_i64(X + (w >> 18 & 0xF8))"
+RD = "X + (w >> 7 & 0x1F8)"
+FRD = "F + (w >> 7 & 0xF8)"
+IMM = "(w >> 32)"
+LENGTH = "(w >> 26 & 7)"
+
+
+def numbered() -> list[tuple[int, Instruction]]:
+    """Return the instructions with their operation numbers: hot kinds first, each group in one run."""
+    rows = sorted(TABLE.instructions, key=lambda row: _ORDER.index(row.kind))
+    return list(enumerate(rows, _FIRST))
+
+
+def numbers() -> dict[str, int]:
+    """Return operation numbers by name."""
+    return {row.name: number for number, row in numbered()}
+
+
+def _first(kind: Kind) -> int:
+    return next(number for number, row in numbered() if row.kind is kind)
+
+
+class _Rename(ast.NodeTransformer):
+    """Put the generated expressions in the place of a semantic function's parameters."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = {name: ast.parse(text, mode="eval").body for name, text in names.items()}
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self.names.get(node.id, node)
+
+
+def _expression(row: Instruction, names: dict[str, str]) -> str:
+    """Return the semantics of ``row``, a function with one return, as an expression over ``names``."""
+    function = ast.parse(textwrap.dedent(inspect.getsource(row.semantics))).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    (statement,) = [node for node in function.body if not isinstance(node, ast.Expr)]
+    assert isinstance(statement, ast.Return)
+    assert statement.value is not None
+    return ast.unparse(_Rename(names).visit(statement.value))
+
+
+_INTEGER = {"rs1": RS1, "rs2": RS2, "imm": IMM, "pc": "pc"}
+_FLOATING = {
+    **_INTEGER,
+    "frs1": "load_i64(F + (w >> 13 & 0xF8))",
+    "frs2": "load_i64(F + (w >> 18 & 0xF8))",
+    "frs3": "load_i64(F + (w >> 32 & 0xF8))",
+    "srs1": "unbox(F + (w >> 13 & 0xF8))",
+    "srs2": "unbox(F + (w >> 18 & 0xF8))",
+    "srs3": "unbox(F + (w >> 32 & 0xF8))",
+}
+_RESULT = {
+    "x": f"store_64({RD}, {{0}})",
+    "d": f"store_64({FRD}, {{0}})",
+    "s": f"store_64({FRD}, {{0}} | -0x100000000)",  # NaN-boxed (RISC-V unprivileged §21.2)
+}
+
+
+def _hot(row: Instruction) -> list[str]:
+    """Return the body of one branch of ``run``."""
+    value = _expression(row, _INTEGER)
+    if row.kind is Kind.VALUE:
+        return [f"store_64({RD}, {value})"]
+    if row.kind is Kind.BRANCH:
+        return [f"if {value}:", f"    pc += {IMM}", "    continue"]
+    if row.kind is Kind.JUMP:
+        return [f"t = {value}", f"store_64({RD}, pc + {LENGTH})", "pc = t", "continue"]
+    size = row.width // 8
+    tag = -4096 | (size - 1)
+    floats = ["if S[MSTATUS] & 0x6000 == 0:", "    S[PC] = pc", "    illegal(S)", "    stopped = 1", "    break"]
+    body = floats if row.result != "x" else []
+    if row.kind is Kind.LOAD:
+        sign = "i" if row.signed else "u"
+        fast = f"load_{sign}{row.width}(a + load_i64(k + 8))"
+        slow = "v" if row.signed or size == 8 else f"v & {(1 << row.width) - 1:#x}"
+        body = [
+            *body,
+            f"a = {value}",
+            "k = loads + ((a >> 8) & 0xFF0)",
+            f"if load_i64(k) == a & {tag}:",
+            f"    {_RESULT[row.result].format(fast)}",
+            "else:",
+            "    S[PC] = pc",
+            f"    v = load_slow(S, a, {size})",
+            "    if S[EXIT] != 0:",
+            "        stopped = 1",
+            "        break",
+            f"    {_RESULT[row.result].format(slow)}",
+        ]
+        return [*body, "S[MSTATUS] |= 0x6000"] if row.result != "x" else body
+    data = RS2 if row.result == "x" else "load_i64(F + (w >> 18 & 0xF8))"
+    return [
+        *body,
+        f"a = {value}",
+        "k = stores + ((a >> 8) & 0xFF0)",
+        f"if load_i64(k) == a & {tag}:",
+        f"    store_{row.width}(a + load_i64(k + 8), {data})",
+        "else:",
+        "    S[PC] = pc",
+        f"    store_slow(S, a, {size}, {data})",
+        "    if S[EXIT] != 0:",
+        "        stopped = 1",
+        "        break",
+    ]
+
+
+def _amo(row: Instruction) -> list[str]:
+    narrow = row.width == 32
+    value = _expression(row, {"old": "old", "rs2": "operand"})
+    operand = f"({RS2} << 32) >> 32" if narrow else RS2
+    load = "load_i32(host)" if narrow else "load_i64(host)"
+    return [
+        f"host = host_for_atomic(S, {RS1}, {row.width // 8}, 2)",
+        "if host == 0:",
+        "    return 2",
+        f"operand = {operand}",
+        f"old = {load}",
+        "while True:",
+        f"    seen = cas_{row.width}(host, old, {value})",
+        "    if seen == old:",
+        "        break",
+        "    old = seen",
+        f"store_64({RD}, old)",
+    ]
+
+
+def _floating(row: Instruction) -> list[str]:
+    names = dict(_FLOATING)
+    prelude: list[str] = []
+    if "rm" in inspect.signature(row.semantics).parameters:
+        names["rm"] = "rm"
+        prelude = [
+            f"rm = {IMM} & 7",
+            "if rm == 7:",
+            "    rm = S[FRM]",
+            "if rm > 4:",
+            "    return illegal(S)",
+        ]
+    return [*prelude, _RESULT[row.result].format(_expression(row, names))]
+
+
+def _chain(rows: list[tuple[str, list[str]]], indent: int) -> str:
+    """Return an if-chain of (condition, body)."""
+    pad = "    " * indent
+    lines = []
+    for index, (condition, body) in enumerate(rows):
+        lines.append(f"{pad}{'if' if index == 0 else 'elif'} {condition}:")
+        lines.extend(f"{pad}    {line}" for line in body)
+    return "\n".join(lines)
+
+
+def _group(kind: Kind) -> str:
+    """Return the function for one group of rare instructions."""
+    rows = [(number, row) for number, row in numbered() if row.kind is kind]
+    if kind is Kind.AMO:
+        bodies = [(f"op == {n}", _amo(row)) for n, row in rows]
+    elif kind is Kind.FLOAT:
+        bodies = [(f"op == {n}", _floating(row)) for n, row in rows]
+    else:
+        bodies = [
+            (f"op == {n}", [f"return {_expression(row, {})}"]) for n, row in rows
+        ]
+    guard = (
+        "    if S[MSTATUS] & 0x6000 == 0:\n        return illegal(S)\n    S[MSTATUS] |= 0x6000\n"
+        if kind is Kind.FLOAT
+        else ""
+    )
+    return f"""
+@njit(cache=True, nogil=True)
+def {_GROUPS[kind]}(S, X, F, w):
+    op = w & 0x3FF
+{guard}{_chain(bodies, 1)}
+    return 0
+"""
+
+
+def _signed(value: int) -> int:
+    """Return a 64-bit constant as the int64 that Numba must see."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _csr_read() -> str:
+    rows = [
+        (f"number == {row.number:#x}", [f"return {row.read}(S)" if row.read else f"return S[{row.slot}]"])
+        for row in CSRS
+    ]
+    return _chain(rows, 1)
+
+
+def _csr_write() -> str:
+    rows = []
+    for row in CSRS:
+        if row.number >> 10 == 3:
+            continue
+        if row.write:
+            body = [f"return {row.write}(S, value)"]
+        else:
+            mask = _signed(row.mask)
+            body = [f"S[{row.slot}] = (S[{row.slot}] & {~mask}) | (value & {mask})", "return 0"]
+        rows.append((f"number == {row.number:#x}", body))
+    return _chain(rows, 1)
+
+
+def _pack(row: Instruction, number: int, operands: dict[str, str], signed: int, length: int) -> list[str]:
+    """Return the statements that build the decoded word in ``decode``."""
+    lines = []
+    imm = extraction(operands["imm"]) if "imm" in operands else "0"
+    if signed:
+        imm = f"((({imm}) << {64 - signed}) >> {64 - signed})"
+    rd = extraction(operands["rd"]) if "rd" in operands else "0"
+    for name in ("rs1", "rs2"):
+        lines.append(f"{name} = {extraction(operands[name]) if name in operands else '0'}")
+    lines.append(f"rd = {rd}")
+    lines.append(f"imm = {imm}")
+    discard = row.result == "x" and row.kind not in (Kind.BRANCH, Kind.STORE)
+    target = "(32 if rd == 0 else rd)" if discard else "rd"
+    word = f"{number} | {target} << 10 | rs1 << 16 | rs2 << 21 | {length} << 26 | imm << 32"
+    return [*lines, word]
+
+
+def _decode_rows(rows: list[Instruction] | list[Compressed], length: int) -> str:
+    """Return the body of one arm of the decoder; rows are tried in order within their major opcode."""
+    by_name = {row.name: row for row in TABLE.instructions}
+    number = numbers()
+    major = 0x7F if length == 4 else 0xE003
+    groups: dict[int, list[Instruction | Compressed]] = {}
+    for row in rows:
+        groups.setdefault(row.match & major, []).append(row)
+    lines = []
+    for index, (key, members) in enumerate(groups.items()):
+        lines.append(f"        {'if' if index == 0 else 'elif'} i & {major:#x} == {key:#x}:")
+        for row in members:
+            target = by_name[row.expands] if isinstance(row, Compressed) else row
+            *operands, word = _pack(
+                target, number[target.name], row.format.operands, row.format.signed, length
+            )
+            lines.append(f"            if i & {row.mask:#x} == {row.match:#x}:")
+            lines.extend(f"                {line}" for line in operands)
+            if isinstance(row, Compressed) and row.when != "True":
+                lines.append(f"                if {row.when}:")
+                lines.append(f"                    return {word}")
+            else:
+                lines.append(f"                return {word}")
+    return "\n".join(lines)
+
+
+_HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generate; not kept under version control."""
+
+from numba import njit
+
+from cpu_proc.engine import softfloat as sf
+from cpu_proc.engine.mmu import fetch_page, fetch_word, host_for_atomic, load_slow, store_slow, tlb_mode
+from cpu_proc.engine.native import *
+from cpu_proc.engine.system import *
+'''
+
+
+def source() -> str:
+    """Return the text of the module."""
+    slots = "\n".join(f"{name} = {index}" for name, index in st.SLOTS.items())
+    hot = [(n, row) for n, row in numbered() if row.kind not in _GROUPS]
+    run_chain = _chain([(f"op == {n}", _hot(row)) for n, row in hot], 3)
+    return f"""{_HEADER}
+{slots}
+
+
+@njit(cache=True, nogil=True)
+def decode(i):
+    if i & 3 == 3:
+{_decode_rows(TABLE.instructions, 4)}
+    else:
+        i &= 0xFFFF
+{_decode_rows(TABLE.compressed, 2)}
+    return {ILLEGAL}
+
+
+@njit(cache=True, nogil=True)
+def unbox(host):
+    v = load_i64(host)
+    return v & 0xFFFFFFFF if v >> 32 == -1 else 0x7FC00000
+
+
+@njit(cache=True, nogil=True)
+def csr_read(S, number):
+{_csr_read()}
+    return illegal(S)
+
+
+@njit(cache=True, nogil=True)
+def csr_write(S, number, value):
+{_csr_write()}
+    return illegal(S)
+
+
+@njit(cache=True, nogil=True)
+def sys_csr(S, X, w, operation, value):
+    number = (w >> 32) & 0xFFF
+    writes = operation == 0 or (w >> 16 & 31) != 0
+    if number >> 8 & 3 > S[PRIV] or (writes and number >> 10 == 3):
+        return illegal(S)
+    old = 0
+    if operation != 0 or (w >> 10 & 63) != 32:
+        old = csr_read(S, number)
+        if S[EXIT] != 0:
+            return 2
+    changed = 0
+    if writes:
+        # for sip and mip the modified value starts from the writable bits alone (privileged §3.1.9)
+        base = S[MIP] if number == 0x344 or number == 0x144 else old
+        if operation == 1:
+            value = base | value
+        elif operation == 2:
+            value = base & ~value
+        changed = csr_write(S, number, value)
+        if S[EXIT] != 0:
+            return 2
+    store_64({RD}, old)
+    return reload(S, w) if changed else 0
+
+{_group(Kind.SYSTEM)}
+{_group(Kind.AMO)}
+{_group(Kind.FLOAT)}
+
+@njit(cache=True, nogil=True)
+def run(S, X, F):
+    while True:
+        # a device access that Python has served belongs to the next instruction: nothing may come between
+        if S[MMIO_DONE] == 0:
+            if S[STOP_REQUEST]:
+                S[EXIT] = {st.EXIT_STOP}
+                return
+            if load_u8(S[LOOK_HOST]):
+                S[EXIT] = {st.EXIT_LOOK}
+                return
+            if S[BUDGET] <= 0:
+                S[EXIT] = {st.EXIT_BUDGET}
+                return
+            take_interrupt(S)
+        n = min({SLICE}, S[BUDGET])
+        S[BUDGET] -= n
+        S[INSTRET] += n
+        pc = S[PC]
+        loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
+        stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
+        fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
+        page = 1  # no page: pages are multiples of 4096
+        decoded = 0
+        stopped = 0
+        while n > 0:
+            n -= 1
+            if pc & -4096 != page:
+                k = fetches + ((pc >> 8) & 0xFF0)
+                page = pc & -4096
+                if load_i64(k) == page:
+                    decoded = load_i64(k + 8)
+                else:
+                    S[PC] = pc
+                    decoded = fetch_page(S, pc)
+                    if S[EXIT] != 0:
+                        stopped = 1
+                        break
+            w = load_i64(decoded + ((pc & 0xFFF) << 2))
+            if w == 0:
+                S[PC] = pc
+                i = fetch_word(S, pc)
+                if S[EXIT] != 0:
+                    stopped = 1
+                    break
+                S[DECODES] += 1
+                w = decode(i)
+                # an instruction that ends on the next page depends on that page's mapping: never kept
+                if pc & 0xFFF != 0xFFE or i & 3 != 3:
+                    store_64(decoded + ((pc & 0xFFF) << 2), w)
+            op = w & 0x3FF
+{run_chain}
+            elif op != {ILLEGAL}:
+                S[PC] = pc
+                S[REMAINING] = n
+                if op >= {_first(Kind.FLOAT)}:
+                    v = floating(S, X, F, w)
+                elif op >= {_first(Kind.AMO)}:
+                    v = amo(S, X, F, w)
+                else:
+                    v = system(S, X, F, w)
+                if v != 0:
+                    if v == 2:
+                        stopped = 1
+                        break
+                    if S[REMAINING] < n:  # an interrupt is due: give back the rest of the slice
+                        S[INSTRET] -= n - S[REMAINING]
+                        S[BUDGET] += n - S[REMAINING]
+                        n = S[REMAINING]
+                    pc = S[PC]
+                    loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
+                    stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
+                    fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
+                    page = 1
+                    continue
+            else:
+                S[PC] = pc
+                illegal(S)
+                stopped = 1
+                break
+            pc += {LENGTH}
+        S[REMAINING] = 0
+        S[INSTRET] -= n
+        S[BUDGET] += n
+        if stopped == 0:
+            S[PC] = pc
+            continue
+        if S[EXIT] != {st.EXIT_TRAP}:
+            return
+        S[EXIT] = 0
+        trap(S, S[CAUSE], S[TVAL], False)
+"""

@@ -1,0 +1,68 @@
+"""The state of one hart: where each value lies in its ``int64`` vector ``S``.
+
+The vector is all that compiled code and Python share about a hart besides ``x`` and ``f``. Slots are declared once,
+here, in groups; their numbers are module constants, which Numba freezes into the compiled code.
+"""
+
+from __future__ import annotations
+
+_ARCHITECTURAL = """
+PC PRIV INSTRET CYCLE_BASE RESERVATION RESERVED_VALUE
+FFLAGS FRM
+MSTATUS MEDELEG MIDELEG MIE MIP MTVEC MCOUNTEREN MSCRATCH MEPC MCAUSE MTVAL MENVCFG MCOUNTINHIBIT
+MISELECT MVENDORID MARCHID MIMPID MHARTID MSTATEEN0
+STVEC SCOUNTEREN SSCRATCH SEPC SCAUSE STVAL SENVCFG SATP STIMECMP SISELECT SSTATEEN0
+"""
+
+# IMSIC interrupt files, one of M and one of S: delivery, threshold, then 4 words each of pending and enabled (ids 1-255)
+_IMSIC = """
+MI_DELIVERY MI_THRESHOLD MI_EIP0 MI_EIP1 MI_EIP2 MI_EIP3 MI_EIE0 MI_EIE1 MI_EIE2 MI_EIE3
+SI_DELIVERY SI_THRESHOLD SI_EIP0 SI_EIP1 SI_EIP2 SI_EIP3 SI_EIE0 SI_EIE1 SI_EIE2 SI_EIE3
+"""
+
+# The engine's own: what it needs of the host, how it left, and the access that Python completes
+_ENGINE = """
+EXIT CAUSE TVAL USER_SUPERPAGES TIMER_DUE
+MMIO_ADDRESS MMIO_SIZE MMIO_VALUE MMIO_DONE MMIO_WRITE
+RAM_BASE RAM_SIZE RAM_HOST DEC_HOST COPY_HOST PAGE_GENERATION_HOST GENERATION
+TLB_HOST WINDOWS_HOST WINDOWS LOOK_HOST
+CLOCK_FUNCTION WRITE_FUNCTION MEMCMP_FUNCTION TIMESPEC_HOST ONE_HOST CLOCK_OFFSET_HOST
+BUILTIN_SBI STOP_REQUEST BUDGET REMAINING MTIMECMP IMSIC_PRESENT LINES
+WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
+"""
+
+NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE).split()
+SLOTS = {name: index for index, name in enumerate(NAMES)}
+SIZE = 256
+globals().update(SLOTS)
+
+# Why `run` came back (S[EXIT])
+EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_BUDGET = range(8)
+EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget")
+
+# TLB: per mode 256 entries of (tag, addend); loads first, then stores, then fetches (tag, index of decoded page)
+TLB_ENTRIES = 256
+TLB_MODES = 4  # U, S, S with SUM, M
+TLB_LOADS = 0
+TLB_STORES = TLB_MODES * TLB_ENTRIES * 2
+TLB_FETCHES = 2 * TLB_MODES * TLB_ENTRIES * 2
+TLB_WORDS = 3 * TLB_MODES * TLB_ENTRIES * 2
+
+# One row per window of a remote function that compiled code may serve from its page
+WINDOW_WORDS = 12
+(
+    W_BASE,
+    W_SIZE,
+    W_IMAGE,
+    W_KINDS,
+    W_POSTED,
+    W_PROCESSED,
+    W_STORES,  # 1: stores and doorbells may be served too
+    W_DOORBELL_OFFSET,
+    W_DOORBELL_STRIDE,
+    W_DOORBELLS,
+    W_DOORBELL_FDS,
+) = range(11)
+
+# Privilege levels
+U, S, M = 0, 1, 3

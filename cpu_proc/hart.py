@@ -1,0 +1,176 @@
+"""One hart: its state vector, its decoded code, and the call into compiled code.
+
+A ``Hart`` belongs to one thread at a time. While ``run`` is in compiled code no Python lock is held; other threads may
+only set ``STOP_REQUEST`` or the ``look`` byte, and deliver messages by atomic operations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import numpy as np
+
+from cpu_proc.engine import state as st
+from protocol.layout import ClockPage, IrqPage
+from protocol.memory import Shared
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SLOT = st.SLOTS
+_NEVER = (1 << 63) - 1
+
+ABI_NAMES = (
+    "zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
+)
+FLOAT_ABI_NAMES = (
+    "ft0 ft1 ft2 ft3 ft4 ft5 ft6 ft7 fs0 fs1 fa0 fa1 fa2 fa3 fa4 fa5 fa6 fa7 "
+    "fs2 fs3 fs4 fs5 fs6 fs7 fs8 fs9 fs10 fs11 ft8 ft9 ft10 ft11"
+).split()
+PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
+ISA = "rv64imafdc_zicntr_zicsr_zifencei_smaia_ssaia_sstc"
+
+
+def _address(function: str) -> int:
+    return ctypes.cast(getattr(_LIBC, function), ctypes.c_void_p).value or 0
+
+
+def address_of(shared: Shared, offset: int = 0) -> int:
+    """Return the host address of a byte of a shared object."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(shared.map)) + offset
+
+
+class DecodedCode:
+    """What is known of the code in guest RAM, by physical page; pages cost memory once they are executed.
+
+    ``decoded`` has a word per parcel, ``copy`` the bytes it was made from, ``generation`` when that was last checked.
+    """
+
+    def __init__(self, ram_size: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE: almost all of it stays untouched
+        self._maps = [mmap.mmap(-1, size, flags=flags) for size in (ram_size * 4, ram_size, ram_size // 512)]
+        self.decoded, self.copy, self.generation = (
+            ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in self._maps
+        )
+
+
+class Hart:
+    """Registers, control state and the engine of hart ``index``."""
+
+    def __init__(self, index: int, engine: Any, ram: Shared, ram_base: int, irq: IrqPage, clock: ClockPage) -> None:
+        self.index = index
+        self.engine = engine
+        self.state = np.zeros(st.SIZE, np.int64)
+        self.x = np.zeros(33, np.int64)
+        self.f = np.zeros(32, np.int64)
+        self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
+        self._code = DecodedCode(ram.size)
+        self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
+        self._timespec = np.zeros(2, np.int64)
+        self._one = np.ones(1, np.int64)
+        self._windows = np.zeros((1, st.WINDOW_WORDS), np.int64)
+        self._x_host = int(self.x.ctypes.data)
+        self._f_host = int(self.f.ctypes.data)
+        for name, value in {
+            "RAM_BASE": ram_base,
+            "RAM_SIZE": ram.size,
+            "RAM_HOST": address_of(ram),
+            "DEC_HOST": self._code.decoded,
+            "COPY_HOST": self._code.copy,
+            "PAGE_GENERATION_HOST": self._code.generation,
+            "GENERATION": 1,
+            "TLB_HOST": int(self._tlb.ctypes.data),
+            "LOOK_HOST": address_of(irq.shared, IrqPage.LOOK),
+            "CLOCK_FUNCTION": _address("clock_gettime"),
+            "WRITE_FUNCTION": _address("write"),
+            "MEMCMP_FUNCTION": _address("memcmp"),
+            "TIMESPEC_HOST": int(self._timespec.ctypes.data),
+            "ONE_HOST": int(self._one.ctypes.data),
+            "CLOCK_OFFSET_HOST": address_of(clock.shared, ClockPage.offset_ns.offset),  # type: ignore[attr-defined]
+            "BUDGET": _NEVER,
+            "MHARTID": index,
+        }.items():
+            self[name] = value
+        self.reset()
+
+    def __getitem__(self, slot: str) -> int:
+        return int(self.state[_SLOT[slot]])
+
+    def __setitem__(self, slot: str, value: int) -> None:
+        self.state[_SLOT[slot]] = value - (1 << 64) if value >= 1 << 63 else value
+
+    def reset(self) -> None:
+        """Put the architectural state to what it is after power-on (RISC-V privileged §3.4)."""
+        self.x[:] = 0
+        self.f[:] = 0
+        for name in _SLOT:
+            if name == "EXIT":
+                break  # what follows belongs to the engine
+            if name != "MHARTID":
+                self[name] = 0
+        self["PRIV"] = st.M
+        self["RESERVATION"] = -1
+        self["STIMECMP"] = self["MTIMECMP"] = -1  # unsigned: the end of time
+        for name in ("EXIT", "MMIO_DONE", "TIMER_DUE", "LINES", "REMAINING"):
+            self[name] = 0
+        self["GENERATION"] += 1
+        self._tlb[:] = -1
+
+    def enter_supervisor(self, pc: int, a0: int, a1: int) -> None:
+        """Set what firmware hands over to an S-mode payload: traps delegated, counters and timer open."""
+        self["PRIV"] = st.S
+        self["PC"] = pc
+        self["MEDELEG"] = 0xB1FF
+        self["MIDELEG"] = 0x222
+        self["MCOUNTEREN"] = 7
+        self["MENVCFG"] = -(1 << 63) | 1 << 61  # STCE and ADUE
+        self["BUILTIN_SBI"] = 1
+        self.x[10], self.x[11] = a0, a1
+
+    def set_windows(self, rows: list[list[int]]) -> None:
+        """Replace the windows that compiled code serves by itself."""
+        table = np.zeros((max(1, len(rows)), st.WINDOW_WORDS), np.int64)
+        for index, row in enumerate(rows):
+            table[index, : len(row)] = row
+        self["WINDOWS"] = 0
+        self._windows = table
+        self["WINDOWS_HOST"] = int(table.ctypes.data)
+        self["WINDOWS"] = len(rows)
+
+    def run(self) -> int:
+        """Execute until something needs Python; return why (``EXIT_*``)."""
+        self.state[_SLOT["EXIT"]] = 0
+        self.engine.run(self.state, self._x_host, self._f_host)
+        reason = int(self.state[_SLOT["EXIT"]])
+        self.exits[st.EXIT_NAMES[reason]] += 1
+        return reason
+
+    def flush_translations(self) -> None:
+        """Forget translations and look at all code again (what a remote fence asks for)."""
+        self["GENERATION"] += 1
+        self._tlb[:] = -1
+
+    def pending_enabled(self) -> bool:
+        """Tell whether WFI would return now."""
+        return bool(self.engine.pending(self.state) & self["MIE"])
+
+    def set_external(self, file: str, identity: int) -> None:
+        """Make ``identity`` pending in the interrupt file ``SI`` or ``MI``; only from this hart's own thread."""
+        if 0 < identity < 256:
+            slot = _SLOT[f"{file}_EIP0"] + (identity >> 6)
+            bit = 1 << (identity & 63)
+            value = (int(self.state[slot]) & (1 << 64) - 1) | bit
+            self.state[slot] = value - (1 << 64) if value >= 1 << 63 else value
+
+    def registers(self) -> dict[str, int]:
+        """Return all registers by ABI name, as unsigned numbers."""
+        mask = (1 << 64) - 1
+        values = {"pc": self["PC"] & mask}
+        values.update({name: int(self.x[i]) & mask for i, name in enumerate(ABI_NAMES)})
+        values["zero"] = 0
+        values.update({name: int(self.f[i]) & mask for i, name in enumerate(FLOAT_ABI_NAMES)})
+        for name in ("FFLAGS", "FRM", "MSTATUS", "MEDELEG", "MIDELEG", "MIE", "MTVEC", "MEPC", "MCAUSE", "MTVAL"):
+            values[name.lower()] = self[name] & mask
+        for name in ("STVEC", "SSCRATCH", "SEPC", "SCAUSE", "STVAL", "SATP", "STIMECMP"):
+            values[name.lower()] = self[name] & mask
+        return values

@@ -1,0 +1,90 @@
+"""Control and status registers, one row each (RISC-V privileged §2, AIA §2, Sstc).
+
+A row with a slot and a write mask is plain storage under WARL: bits outside the mask keep their value. A row with
+``read`` or ``write`` names a function of ``engine.system`` instead. The number itself carries the lowest privilege
+(bits 9:8) and read-only-ness (bits 11:10), privileged §2.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL = -1
+
+# mstatus: SIE MIE SPIE MPIE SPP MPP FS MPRV SUM MXR TVM TW TSR
+MSTATUS_MASK = 0x7E_79AA
+# sstatus: SIE SPIE SPP FS SUM MXR, plus read-only UXL (2 = 64 bit) and SD
+SSTATUS_MASK = 0xC_6122
+SSTATUS_VIEW = SSTATUS_MASK | 3 << 32 | -(1 << 63)
+S_INTERRUPTS = 0x222  # SSI, STI, SEI
+MEDELEG_MASK = 0xB3FF
+ENVCFG_MASK = 0x1  # FIOM
+MENVCFG_MASK = ENVCFG_MASK | -(1 << 63) | 1 << 61  # STCE, ADUE
+
+
+@dataclass(frozen=True)
+class Csr:
+    """One row."""
+
+    name: str
+    number: int
+    slot: str = ""
+    mask: int = 0
+    read: str = ""
+    write: str = ""
+
+
+CSRS = (
+    Csr("fflags", 0x001, read="read_fflags", write="write_fflags"),
+    Csr("frm", 0x002, read="read_frm", write="write_frm"),
+    Csr("fcsr", 0x003, read="read_fcsr", write="write_fcsr"),
+    Csr("cycle", 0xC00, read="read_cycle"),
+    Csr("time", 0xC01, read="read_time"),
+    Csr("instret", 0xC02, read="read_instret"),
+    Csr("sstatus", 0x100, read="read_sstatus", write="write_sstatus"),
+    Csr("sie", 0x104, read="read_sie", write="write_sie"),
+    Csr("stvec", 0x105, slot="STVEC", mask=~2),
+    Csr("scounteren", 0x106, slot="SCOUNTEREN", mask=7),
+    Csr("senvcfg", 0x10A, slot="SENVCFG", mask=ENVCFG_MASK),
+    Csr("sscratch", 0x140, slot="SSCRATCH", mask=ALL),
+    Csr("sepc", 0x141, slot="SEPC", mask=~1),
+    Csr("scause", 0x142, slot="SCAUSE", mask=ALL),
+    Csr("stval", 0x143, slot="STVAL", mask=ALL),
+    Csr("sip", 0x144, read="read_sip", write="write_sip"),
+    Csr("stimecmp", 0x14D, read="read_stimecmp", write="write_stimecmp"),
+    Csr("siselect", 0x150, slot="SISELECT", mask=0xFFF),
+    Csr("sireg", 0x151, read="read_sireg", write="write_sireg"),
+    Csr("stopei", 0x15C, read="read_stopei", write="write_stopei"),
+    Csr("satp", 0x180, read="read_satp", write="write_satp"),
+    Csr("stopi", 0xDB0, read="read_stopi"),
+    Csr("mvendorid", 0xF11, slot="MVENDORID"),
+    Csr("marchid", 0xF12, slot="MARCHID"),
+    Csr("mimpid", 0xF13, slot="MIMPID"),
+    Csr("mhartid", 0xF14, slot="MHARTID"),
+    Csr("mconfigptr", 0xF15, read="read_zero"),
+    Csr("mstatus", 0x300, read="read_mstatus", write="write_mstatus"),
+    Csr("misa", 0x301, read="read_misa", write="write_nothing"),
+    Csr("medeleg", 0x302, slot="MEDELEG", mask=MEDELEG_MASK),
+    Csr("mideleg", 0x303, slot="MIDELEG", mask=S_INTERRUPTS),
+    Csr("mie", 0x304, slot="MIE", mask=0xAAA),
+    Csr("mtvec", 0x305, slot="MTVEC", mask=~2),
+    Csr("mcounteren", 0x306, slot="MCOUNTEREN", mask=7),
+    Csr("menvcfg", 0x30A, slot="MENVCFG", mask=MENVCFG_MASK),
+    Csr("mcountinhibit", 0x320, read="read_zero", write="write_nothing"),
+    Csr("mscratch", 0x340, slot="MSCRATCH", mask=ALL),
+    Csr("mepc", 0x341, slot="MEPC", mask=~1),
+    Csr("mcause", 0x342, slot="MCAUSE", mask=ALL),
+    Csr("mtval", 0x343, slot="MTVAL", mask=ALL),
+    Csr("mip", 0x344, read="read_mip", write="write_mip"),
+    Csr("miselect", 0x350, slot="MISELECT", mask=0xFFF),
+    Csr("mireg", 0x351, read="read_mireg", write="write_mireg"),
+    Csr("mtopei", 0x35C, read="read_mtopei", write="write_mtopei"),
+    Csr("mcycle", 0xB00, read="read_mcycle", write="write_mcycle"),
+    Csr("minstret", 0xB02, read="read_minstret", write="write_minstret"),
+    Csr("mtopi", 0xFB0, read="read_mtopi"),
+)
+
+
+def by_name() -> dict[str, Csr]:
+    """Return the rows by name."""
+    return {row.name: row for row in CSRS}

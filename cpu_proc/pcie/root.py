@@ -1,0 +1,167 @@
+"""The PCIe root complex: configuration space by ECAM, BAR decoding, MSI-X and INTx of the functions on bus 0.
+
+All of MSI-X that a guest can see is served here, from the table in the device's page: a device only counts a vector up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from cpu_proc import memory_map as mm
+from cpu_proc.pcie.function import Function
+from cpu_proc.platform.mmio import AddressSpace
+from protocol.layout import IrqPage
+
+logger = logging.getLogger(__name__)
+
+_HOST_BRIDGE = {0x00: 0x0008_1B36, 0x08: 0x0600_0000}  # vendor and device; class code
+MSIX_ENABLE, MSIX_MASK_ALL = 0x8000, 0x4000
+_ENTRY_MASKED = 1
+_INTX_DISABLE = 0x400
+_COMMAND = 0x04
+_PIN = 0x3D
+
+SetLine = Callable[[int, int], None]
+SetWindows = Callable[[list[list[int]]], None]
+
+
+class Root:
+    """Bus 0: a host bridge in slot 0, remote functions in the slots above."""
+
+    def __init__(self, space: AddressSpace, irq: IrqPage, set_line: SetLine, set_windows: SetWindows) -> None:
+        self.functions: dict[int, Function] = {}
+        self._space = space
+        self._irq = irq
+        self._set_line = set_line
+        self._set_windows = set_windows
+        self._intx = [0] * 4
+
+    def add(self, function: Function) -> None:
+        """Put ``function`` into its slot."""
+        self.functions[function.slot] = function
+        function.last_words = self._words(function)
+        self.update_windows()
+
+    def update_windows(self) -> None:
+        """Tell the harts what they may serve from pages."""
+        rows = []
+        for function in self.functions.values():
+            rows.extend(function.windows(mm.PCIE_ECAM.base + (function.slot << 15)))
+        self._set_windows(rows)
+
+    # configuration space
+
+    def read(self, offset: int, size: int) -> int:
+        """Read by ECAM: bus, device, function, register."""
+        bdf, register = offset >> 12, offset & 0xFFF
+        if bdf == 0:
+            word = _HOST_BRIDGE.get(register & ~3, 0)
+            return word >> (8 * (register & 3))
+        function = self.functions.get(bdf >> 3) if bdf < 256 and not bdf & 7 else None
+        return function.config_read(register, size) if function else -1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write by ECAM."""
+        bdf, register = offset >> 12, offset & 0xFFF
+        function = self.functions.get(bdf >> 3) if bdf < 256 and not bdf & 7 else None
+        if function and function.config_write(register, size, value):
+            self.update_windows()
+            self.deliver(function)
+
+    # memory space
+
+    def memory_read(self, address: int, size: int) -> int:
+        """Read from whatever BAR decodes ``address``."""
+        found = self._decode(address, size)
+        return found[0].bar_read(found[1], found[2], size) if found else -1
+
+    def memory_write(self, address: int, size: int, value: int) -> None:
+        """Write to whatever BAR decodes ``address``."""
+        found = self._decode(address, size)
+        if found is None:
+            return
+        function, bar, offset = found
+        function.bar_write(bar, offset, size, value)
+        if function.page.msix_vectors and bar == function.page.msix_bar:
+            self.deliver(function)
+
+    def _decode(self, address: int, size: int) -> tuple[Function, int, int] | None:
+        for function in self.functions.values():
+            for index, base, length in function.bars():
+                if base and base <= address and address + size <= base + length:
+                    return function, index, address - base
+        return None
+
+    # interrupts
+
+    def _words(self, function: Function) -> list[int]:
+        first = (IrqPage.WORDS >> 3) + function.page.irq_base
+        return self._irq.shared.u64[first : first + function.page.irq_count].tolist()
+
+    def scan(self) -> None:
+        """Look at every source word and deliver what changed."""
+        for function in self.functions.values():
+            if self._words(function) != function.last_words:
+                self.deliver(function)
+
+    def deliver(self, function: Function) -> None:
+        """Bring INTx, pending bits and messages in line with the source words and the guest's masks.
+
+        A vector is pending while its count differs from the count last delivered; several messages of a masked
+        vector become one (PCI 3.0 §6.8.3.4).
+        """
+        words = self._words(function)
+        if not words:
+            return
+        self._intx_level(function, words[0])
+        page = function.page
+        if not page.msix_vectors:
+            function.last_words = words
+            return
+        control = function.config(page.msix_cap + 2, 2)
+        table = page.bar(page.msix_bar).image + page.msix_table
+        pending_bits = page.bar(page.msix_bar).image + page.msix_pba
+        delivered = [words[0], *function.last_words[1:]]
+        for vector in range(page.msix_vectors):
+            if words[1 + vector] == delivered[1 + vector]:
+                continue
+            entry = table + vector * 16
+            masked = function.shared.load(entry + 12, 4) & _ENTRY_MASKED
+            byte, bit = pending_bits + vector // 8, 1 << (vector % 8)
+            if not control & MSIX_ENABLE:
+                delivered[1 + vector] = words[1 + vector]  # not enabled: the message is lost, as on a real bus
+            elif masked or control & MSIX_MASK_ALL:
+                function.shared.u8[byte] |= bit
+            else:
+                function.shared.u8[byte] &= ~bit
+                delivered[1 + vector] = words[1 + vector]
+                address = function.shared.load(entry, 4) | function.shared.load(entry + 4, 4) << 32
+                self._space.write(address & ~3, 4, function.shared.load(entry + 8, 4))
+        function.last_words = delivered
+
+    def _intx_level(self, function: Function, word: int) -> None:
+        pin = function.config(_PIN, 1)
+        if not pin:
+            return
+        level = bool(word) and not function.config(_COMMAND, 2) & _INTX_DISABLE
+        line = (function.slot + pin - 1) % 4
+        bit = 1 << function.slot
+        self._intx[line] = self._intx[line] | bit if level else self._intx[line] & ~bit
+        self._set_line(mm.PCIE_IRQ + line, int(self._intx[line] != 0))
+
+
+class MemoryWindow:
+    """One of the root's memory windows in the address space."""
+
+    def __init__(self, root: Root, base: int) -> None:
+        self._root = root
+        self._base = base
+
+    def read(self, offset: int, size: int) -> int:
+        """Read from the bus address at ``offset``."""
+        return self._root.memory_read(self._base + offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write to the bus address at ``offset``."""
+        self._root.memory_write(self._base + offset, size, value)
