@@ -14,7 +14,7 @@ static void help(void)
     print("? help          m [ADDR [LEN]] memory   p PCI list        P BDF configuration space\n"
           "i interrupts    u U-mode test           f floating point  b [NAME] benchmarks\n"
           "d disks         d @N choose             d r SECTOR [COUNT] read\n"
-          "d f flush       d s COUNT DEPTH random reads              d w SECTOR COUNT SEED write (destroys)\n"
+          "d f flush       d s COUNT DEPTH random reads              d w|v SECTOR COUNT SEED write (destroys), verify\n"
           "h [SEED] [COUNT] hostile PCI accesses   H hostile rings   r reboot     q [CODE] power off\n");
 }
 

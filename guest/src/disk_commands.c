@@ -40,33 +40,45 @@ static void fill(u64 *words, u64 bytes, u64 sector, u64 seed)
         words[i] = random_at(seed, sector * (SECTOR / 8) + i);
 }
 
-static void write_sectors(struct disk *d, const char *args)
+/* Read and compare with the pattern of `seed`; counts the words that differ. */
+static u8 verify(struct disk *d, u64 sector, u64 count, u64 seed, u64 *errors)
+{
+    u64 *data = (u64 *)heap_scratch();
+    for (u64 done = 0; done < count; done += CHUNK) {
+        u64 bytes = MIN(count - done, (u64)CHUNK) * SECTOR;
+        memset(data, 0, bytes);
+        u8 status = disk_transfer(d, 0, VIRTIO_BLK_T_IN, sector + done, data, (u32)bytes);
+        if (status != VIRTIO_BLK_S_OK)
+            return status;
+        for (u64 i = 0; i < bytes / 8; i++)
+            *errors += data[i] != random_at(seed, (sector + done) * (SECTOR / 8) + i);
+    }
+    return VIRTIO_BLK_S_OK;
+}
+
+/* `d w` writes and verifies, `d v` verifies what an earlier `d w` (of another boot, perhaps) has written. */
+static void write_or_verify(struct disk *d, const char *args, bool write)
 {
     u64 sector, count, seed, errors = 0;
     if (!text_number(&args, &sector) || !text_number(&args, &count) || !text_number(&args, &seed)) {
-        print("write: error=usage: d w SECTOR COUNT SEED\n");
+        print("disk: error=usage: d %s SECTOR COUNT SEED\n", write ? "w" : "v");
         return;
     }
     u64 *data = (u64 *)heap_scratch();
-    u8 write_status = 0, read_status = 0;
+    u8 status = VIRTIO_BLK_S_OK;
     u32 sum = 0;
-    for (u64 done = 0; done < count && !write_status; done += CHUNK) {
+    for (u64 done = 0; done < count && status == VIRTIO_BLK_S_OK; done += CHUNK) {
         u64 bytes = MIN(count - done, (u64)CHUNK) * SECTOR;
         fill(data, bytes, sector + done, seed);
         u32 piece = checksum(data, bytes);
         sum = done ? (sum << 1 | sum >> 31) ^ piece : piece;
-        write_status = disk_transfer(d, 0, VIRTIO_BLK_T_OUT, sector + done, data, (u32)bytes);
+        if (write)
+            status = disk_transfer(d, 0, VIRTIO_BLK_T_OUT, sector + done, data, (u32)bytes);
     }
-    for (u64 done = 0; done < count && !write_status && !read_status; done += CHUNK) {
-        u64 bytes = MIN(count - done, (u64)CHUNK) * SECTOR;
-        memset(data, 0, bytes);
-        read_status = disk_transfer(d, 0, VIRTIO_BLK_T_IN, sector + done, data, (u32)bytes);
-        for (u64 i = 0; i < bytes / 8; i++)
-            errors += data[i] != random_at(seed, (sector + done) * (SECTOR / 8) + i);
-    }
-    print("write: disk=%u sector=%lu count=%lu seed=%lu status=%u read_status=%u crc32=%08x errors=%lu result=%s\n",
-          d->number, sector, count, seed, write_status, read_status, sum, errors,
-          write_status || read_status || errors ? "failed" : "ok");
+    u8 read_status = status ? BLK_NO_STATUS : verify(d, sector, count, seed, &errors);
+    print("%s: disk=%u sector=%lu count=%lu seed=%lu status=%u read_status=%u crc32=%08x errors=%lu result=%s\n",
+          write ? "write" : "verify", d->number, sector, count, seed, status, read_status, sum, errors,
+          status || read_status || errors ? "failed" : "ok");
 }
 
 /* Random 4 KiB reads, `depth` of them in flight, spread over the queues. */
@@ -152,7 +164,8 @@ void command_disk(const char *args)
     args++;
     switch (what) {
     case 'r': read_sectors(d, args); break;
-    case 'w': write_sectors(d, args); break;
+    case 'w': write_or_verify(d, args, true); break;
+    case 'v': write_or_verify(d, args, false); break;
     case 's': stress(d, args); break;
     case 'f':
         status = disk_transfer(d, 0, VIRTIO_BLK_T_FLUSH, 0, NULL, 0);

@@ -50,16 +50,17 @@ static bool rfence_works(void)
 /* Start every other hart through HSM (§9.1); each counts itself and stops. Returns how many answered. */
 static unsigned start_other_harts(void)
 {
-    static volatile u64 answered;
+    extern volatile u64 harts_answered;
     extern char second_hart_entry[];
     unsigned started = 0;
+    harts_answered = 0;
     for (unsigned i = 0; i < machine.hart_count; i++)
         if (machine.harts[i].id != machine.hart &&
-            sbi_call(SBI_EXT_HSM, 0, machine.harts[i].id, (u64)second_hart_entry, (u64)&answered).error == 0)
+            sbi_call(SBI_EXT_HSM, 0, machine.harts[i].id, (u64)second_hart_entry, 0).error == 0)
             started++;
-    for (u64 end = time_now() + time_from_us(500000); answered < started && time_now() < end;)
+    for (u64 end = time_now() + time_from_us(500000); harts_answered < started && time_now() < end;)
         ;
-    return (unsigned)answered;
+    return (unsigned)harts_answered;
 }
 
 unsigned sbi_report(void)

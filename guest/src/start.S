@@ -8,9 +8,18 @@
     .section .text.entry, "ax"
     .globl  _start
 _start:
+    /* One hart runs the guest. OpenSBI 1.1 sometimes sends a hart here that was started at second_hart_entry (3 boots
+     * in 90 on a busy host): it sets the hart's state before its address, and a hart just arriving sees the old one. */
     .option push
     .option norelax
-    la      gp, __global_pointer$
+    la      t0, boot_hart
+    addi    t1, a0, 1
+1:  lr.w.aqrl t2, (t0)
+    beq     t2, t1, 2f              /* a reset without a reload of the image */
+    bnez    t2, second_hart_entry
+    sc.w.aqrl t2, t1, (t0)
+    bnez    t2, 1b
+2:  la      gp, __global_pointer$
     .option pop
     csrw    sie, zero
     csrw    sscratch, zero
@@ -92,16 +101,28 @@ user_leave:
     addi    sp, sp, 112
     ret
 
-/* Entry of a hart started through SBI HSM (SBI 2.0 §9.1): a0 = hart id, a1 = a counter's address. Counts, stops. */
+/* Entry of a hart started through SBI HSM (SBI 2.0 §9.1). It counts itself and stops. */
     .globl  second_hart_entry
 second_hart_entry:
+    .option push
+    .option norelax
+    la      t1, harts_answered
+    .option pop
     li      t0, 1
-    amoadd.d.aqrl zero, t0, (a1)
+    amoadd.d.aqrl zero, t0, (t1)
     li      a7, 0x48534D
     li      a6, 1                   /* hart_stop */
     ecall
 1:  wfi
     j       1b
+
+    .data
+    .balign 8
+    .globl  harts_answered
+harts_answered:
+    .dword  0
+boot_hart:
+    .word   0                       /* id + 1 of the hart that runs the guest */
 
     .section .bss.stack, "aw", @nobits
     .balign 16
