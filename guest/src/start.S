@@ -8,8 +8,8 @@
     .section .text.entry, "ax"
     .globl  _start
 _start:
-    /* One hart runs the guest. OpenSBI 1.1 sometimes sends a hart here that was started at second_hart_entry (3 boots
-     * in 90 on a busy host): it sets the hart's state before its address, and a hart just arriving sees the old one. */
+    /* One hart runs the guest. OpenSBI before 1.3 may send a hart here that was started at second_hart_entry: it sets
+     * the hart's state before its address (OpenSBI commit e8e9ed37; seen in 3 boots of 90 on a busy host). */
     .option push
     .option norelax
     la      t0, boot_hart
