@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Build a Debian machine for riscv64. Needs apt, dpkg and e2fsprogs, and no privileges.",
     )
     one.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
-    one.add_argument(
-        "--include", metavar="PKG", nargs="+", action="extend", default=[], help="more packages, by name"
-    )
+    one.add_argument("--include", metavar="PKG", nargs="+", action="extend", default=[], help="more packages, by name")
     one.add_argument("--size", default="1G", help="size of the root file system (%(default)s); the file is sparse")
     one.add_argument("--suite", default=debian.SUITE, help="Debian release (%(default)s)")
     one.add_argument("--mirror", metavar="URI", help="Debian mirror; the default is the one this host's apt uses")

@@ -35,7 +35,7 @@ memory = "512M"
 [boot]
 kernel = "vmlinuz"
 initrd = "initrd.img"
-cmdline = "console=ttyS0 root=/dev/vda rw"
+cmdline = "console=ttyS0 root=/dev/vda rw {options}"
 
 [[device]]
 id = "disk0"
@@ -161,4 +161,5 @@ def _write_configuration(output: Path, suite: str, kernel_version: str, progress
     if path.exists():
         progress.step(f"{path} is there already and stays as it is")
         return
-    path.write_text(VM_TOML.format(suite=suite, kernel=kernel_version, password=guest.PASSWORD), encoding="utf-8")
+    text = VM_TOML.format(suite=suite, kernel=kernel_version, password=guest.PASSWORD, options=guest.KERNEL_OPTIONS)
+    path.write_text(text, encoding="utf-8")

@@ -13,6 +13,9 @@ HOSTNAME = "busvm"
 PASSWORD = "busvm"
 PASSWORD_HASH = "$6$busvm$BhAq44sANcgvg/6X74wP9aX33ry3U54XQNJe0fj4i32kVBcKz29ovkZ9DE0Cm4IXOBAKBn4X/3E/kbMHN5Ecc/"
 
+# Without these, systemd parses the kernel's type information at every boot to load its BPF security hook.
+KERNEL_OPTIONS = "lsm=landlock,lockdown,yama"
+
 MASKED = (
     "apt-daily.timer",  # would update package lists over an emulated network
     "apt-daily-upgrade.timer",
@@ -20,16 +23,23 @@ MASKED = (
     "e2scrub_all.timer",
     "fstrim.timer",
     "man-db.timer",
-    "getty-static.service",  # gettys on tty2-6 when there is no D-Bus; a VM has no virtual terminals
-    "systemd-hwdb-update.service",  # compiles 10 MB of text nobody asks for here
+    "getty-static.service",  # gettys on tty2 to tty6 where there is no D-Bus; this machine has no virtual terminals
+    "ldconfig.service",
+    "modprobe@drm.service",  # logind asks for it; there is no display
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount",  # the initramfs has mounted it, without a process
+    "sys-kernel-config.mount",  # loads a module; `mount -t configfs` does it where it is needed
+    "systemd-hwdb-update.service",  # compiles 10 MB of text that nothing here asks for
     "systemd-journal-catalog-update.service",
     "systemd-pstore.service",
-    "ldconfig.service",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "dev-hugepages.mount",
+    "systemd-sysext.socket",
+    "systemd-udev-load-credentials.service",
 )
+MASKED_GENERATORS = (  # each is a process at every boot, for a way of booting or a kind of disk that is not there
+    "debug", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "tpm2",
+)  # fmt: skip
 NEVER_ENABLED = frozenset({"getty@.service", "systemd-networkd-wait-online.service"})
+COLDPLUGGED = ("block", "net", "pci", "virtio", "virtio-ports", "rtc", "input", "sound", "drm", "misc")
 
 FILES = {
     "etc/hostname": HOSTNAME + "\n",
@@ -47,6 +57,16 @@ FILES = {
     'ENV{SYSTEMD_WANTS}+="systemd-networkd.service"\n',
     "etc/systemd/system/systemd-logind.service.d/busvm.conf": "# logind without D-Bus only fails\n"
     "[Unit]\nConditionPathExists=/usr/lib/systemd/system/dbus.socket\n",
+    "etc/systemd/system/systemd-journal-flush.service.d/busvm.conf": "# else the journal is in memory\n"
+    "[Unit]\nConditionPathExists=/var/log/journal\n",
+    # Of 1 000 things in /sys those few have something to be set up at boot; what appears later is handled as ever.
+    "etc/systemd/system/systemd-udev-trigger.service.d/busvm.conf": "[Service]\nExecStart=\n"
+    "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty --sysname-match=tty[A-Z]*\n"
+    "ExecStart=-udevadm trigger --type=devices --action=add --prioritized-subsystem=block,net "
+    + " ".join(f"--subsystem-match={name}" for name in COLDPLUGGED)
+    + "\n",
+    # systemd loads them at every boot; asked for by name they load as ever
+    "etc/modprobe.d/busvm.conf": "blacklist autofs4\nblacklist ip_tables\n",
     "etc/systemd/journald.conf.d/busvm.conf": "# the journal is in memory unless /var/log/journal is made\n"
     "[Journal]\nStorage=auto\nRuntimeMaxUse=16M\n",
 }
@@ -143,6 +163,8 @@ def units(tree: Tree, packages: list[Unpacked], *, first_boot: bool) -> None:
                 scripts.enable_unit(tree, unit)
     for unit in MASKED:
         tree.add_symlink(f"etc/systemd/system/{unit}", "/dev/null")
+    for generator in MASKED_GENERATORS:
+        tree.add_symlink(f"etc/systemd/system-generators/systemd-{generator}-generator", "/dev/null")
     if first_boot:
         tree.add_file("etc/systemd/system/busvm-configure.service", FIRST_BOOT)
         scripts.enable_unit(tree, "busvm-configure.service")

@@ -11,9 +11,16 @@ import os
 from orchestrator.image import cpio
 
 BANNER = "busvm initramfs: up"
-MODULES = (
-    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "crc32c_generic", "ext4",
-)  # fmt: skip
+MODULES = (  # in the order of loading, each with the modalias of the device it is for, or "" to load it always
+    ("virtio_pci", ""),
+    ("virtio_mmio", "Cvirtio,mmio"),
+    ("virtio_blk", ""),
+    ("virtio_console", "virtio:d00000003"),
+    ("virtio_net", "virtio:d00000001"),
+    ("virtio_rng", "virtio:d00000004"),
+    ("crc32c_generic", ""),
+    ("ext4", ""),
+)
 DISK_WAIT_S = 5
 APPLETS = """
     awk basename blkid cat chmod chroot clear cp cttyhack cut date dd devmem df dmesg du echo env false findfs free grep
@@ -32,6 +39,12 @@ echo "@BANNER@"
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t fusectl fusectl /sys/fs/fuse/connections
+mkdir /dev/mqueue /dev/hugepages
+mount -t mqueue -o nosuid,nodev,noexec mqueue /dev/mqueue
+mount -t hugetlbfs hugetlbfs /dev/hugepages
 
 say() { echo "busvm initramfs: $*"; }
 
@@ -56,7 +69,9 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 
-while read -r module; do
+# A module costs up to a second of an emulated machine's time: those of one kind of device wait until there is one.
+while read -r module kind; do
+    case $kind in "") ;; *) grep -qs "$kind" /sys/bus/*/devices/*/modalias || continue ;; esac
     insmod "/lib/modules/$module" || say "$module does not load"
 done </lib/modules/order
 
@@ -98,8 +113,8 @@ exec switch_root /root "$init"
 """
 
 
-def build(busybox: bytes, modules: list[tuple[str, bytes]]) -> bytes:
-    """Return the gzipped archive; ``modules`` are (file name, ELF) in the order of loading."""
+def build(busybox: bytes, modules: list[tuple[str, str, bytes]]) -> bytes:
+    """Return the gzipped archive; ``modules`` are (file name, modalias, ELF) in the order of loading."""
     members = [cpio.directory(name) for name in ("bin", "dev", "lib", "lib/modules", "proc", "root", "sys", "tmp")]
     script = INIT.replace("@BANNER@", BANNER).replace("@WAIT@", str(DISK_WAIT_S))
     members += [
@@ -108,8 +123,8 @@ def build(busybox: bytes, modules: list[tuple[str, bytes]]) -> bytes:
         cpio.file("init", script.encode(), 0o755),
         cpio.file("bin/busybox", busybox, 0o755),
         *(cpio.symlink(f"bin/{applet}", "busybox") for applet in APPLETS),
-        cpio.file("lib/modules/order", "".join(name + "\n" for name, _ in modules).encode()),
-        *(cpio.file(f"lib/modules/{name}", elf) for name, elf in modules),
+        cpio.file("lib/modules/order", "".join(f"{name} {kind}\n" for name, kind, _ in modules).encode()),
+        *(cpio.file(f"lib/modules/{name}", elf) for name, _, elf in modules),
     ]
     return cpio.compressed(members, mtime=source_date())
 

@@ -23,7 +23,7 @@ class Kernel:
     """What was taken from a kernel package: its version and the modules for the initramfs, loadable in this order."""
 
     version: str
-    initramfs_modules: list[tuple[str, bytes]]
+    initramfs_modules: list[tuple[str, str, bytes]]
 
 
 def unpack(package: Package, tree: Tree, image: Path, index_cache: Path, progress: Progress) -> Kernel:
@@ -92,19 +92,21 @@ def _keep(contents: dict[str, bytes], folder: Path) -> None:
                 raise
 
 
-def _for_initramfs(tree: Tree, folder: str, builtin: list[str]) -> list[tuple[str, bytes]]:
-    """Return the decompressed modules of the initramfs in the order of loading."""
+def _for_initramfs(tree: Tree, folder: str, builtin: list[str]) -> list[tuple[str, str, bytes]]:
+    """Return (file name, modalias it is for, ELF) of the initramfs' modules in the order of loading."""
     lines = tree.read_text(f"{folder}/modules.dep").splitlines()
     chains = [line.replace(":", "", 1).split() for line in lines]
     needs = {modules.module_name(chain[0]): chain for chain in chains}
-    wanted = dict.fromkeys(path for name in initramfs.MODULES for path in needs.get(name, []))
-    elf = {path: modules.decompress(path, tree.read(f"{folder}/{path}")) for path in wanted}
-    parsed = [modules.parse(path, data) for path, data in elf.items()]
     built = {modules.module_name(path) for path in builtin}
-    try:
-        order = modules.load_order(initramfs.MODULES, parsed, built)
-    except KeyError as error:
-        raise HostError(
-            f"the kernel has no module {error.args[0]}, which the initramfs needs", hint="--suite trixie has it"
-        ) from None
-    return [(f"{module.name}.ko", elf[module.path]) for module in order]
+    found: dict[str, tuple[str, str, bytes]] = {}
+    for wanted, kind in initramfs.MODULES:
+        elf = {path: modules.decompress(path, tree.read(f"{folder}/{path}")) for path in needs.get(wanted, [])}
+        try:
+            order = modules.load_order([wanted], [modules.parse(path, data) for path, data in elf.items()], built)
+        except KeyError as error:
+            raise HostError(
+                f"the kernel has no module {error.args[0]}, which the initramfs needs", hint="--suite trixie has it"
+            ) from None
+        for module in order:
+            found.setdefault(module.name, (f"{module.name}.ko", kind, elf[module.path]))
+    return list(found.values())
