@@ -8,6 +8,7 @@ process than the expected one, is counted and answered with ``Fault``; it never 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from protocol import messages
 from protocol.errors import HostError, Malformed
 
 _LINGER_MS = 200
+_SEND_PATIENCE_MS = 50
 
 
 @dataclass
@@ -51,6 +53,10 @@ class Link:
         self.socket.sndhwm = 0  # posted writes are bounded by the hart waiting for `processed`, not by dropping
         self.socket.rcvhwm = 0
         self.socket.maxmsgsize = messages.MAX_MESSAGE
+        # the binding end of a PAIR has no queue before its peer has come, and none after it has died: a send would
+        # wait for ever there, and hold whatever lock its caller has
+        self.socket.sndtimeo = _SEND_PATIENCE_MS
+        self._backlog: deque[bytes] = deque()
         try:
             if bind:
                 self.socket.bind(endpoint)
@@ -61,14 +67,26 @@ class Link:
             raise HostError(f"cannot open link {endpoint}: {error.strerror}") from error
 
     def send(self, message: messages.Any) -> None:
-        """Queue one message; the transport keeps the order."""
+        """Queue one message; the transport keeps the order. Waits 50 ms at most, and never raises for a dead peer."""
         self.counters.sent += 1
-        self.socket.send(messages.encode(message), copy=True)
+        self._backlog.append(messages.encode(message))
+        self._flush(0)
+
+    def _flush(self, flags: int) -> None:
+        """Hand over what could not be sent before; without a peer it stays, until the link is closed."""
+        while self._backlog:
+            try:
+                self.socket.send(self._backlog[0], flags, copy=True)
+            except zmq.Again:
+                return
+            self._backlog.popleft()
 
     def receive(self, timeout_s: float = 0.0) -> messages.Any | None:
         """Return the next good message, or ``None`` when none came in ``timeout_s``."""
         deadline = time.monotonic() + timeout_s if timeout_s else 0.0
         while True:
+            if self._backlog:
+                self._flush(zmq.DONTWAIT)
             try:
                 frame = self.socket.recv(zmq.DONTWAIT, copy=False)
             except zmq.Again:
