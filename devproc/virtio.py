@@ -173,7 +173,7 @@ class VirtioDevice(PciDevice):
     @property
     def offered(self) -> int:
         """All feature bits on offer."""
-        return self.features | _TRANSPORT
+        return int(self.features | _TRANSPORT)  # a plain int: ~ of an IntFlag knows only the flag's own bits
 
     @property
     def negotiated(self) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from xprocess import ProcessStarter
+
+from protocol.memory import SHM
+from tests.conformance.fake_cpu import FakeCpu
 
 _BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -54,40 +58,85 @@ def bus_address(xprocess: Any, runtime: Path) -> Iterator[str]:
 
 
 class DeviceProcess:
-    """A device process under test; its log is read through xprocess."""
+    """A device process under test: ``python -m MODULE --bus … --id …``."""
 
-    def __init__(self, xprocess: Any, name: str, arguments: list[str]) -> None:
-        self._xprocess = xprocess
-        self.name = name
-        self._arguments = arguments
-        self.pid = 0
-
-    def start(self) -> None:
-        """Start it, without waiting for anything; the bus tells when it is there."""
-        arguments = [sys.executable, *self._arguments]
-
-        class Starter(ProcessStarter):  # type: ignore[misc]
-            args = arguments
-            pattern = ""
-            timeout = 20
-            terminate_on_interrupt = True
-            env = dict(os.environ, PYTHONUNBUFFERED="1")  # noqa: RUF012
-
-            def wait(self, _log: Any) -> bool:
-                return True
-
-        self.pid, _ = self._xprocess.ensure(self.name, Starter, restart=True)
-
-    def wait(self, timeout_s: float = 10.0) -> int | None:
-        """Wait for the end of the process and return its status."""
-        info = self._xprocess.getinfo(self.name)
-        process = info._popen if hasattr(info, "_popen") else None
-        if process is None:
-            for popen in psutil.wait_procs([psutil.Process(self.pid)], timeout=timeout_s)[0]:
-                return popen.returncode  # type: ignore[no-any-return]
-        return None
+    def __init__(self, module: str, address: str, device_id: str, arguments: list[str], log: Path) -> None:
+        self.log_path = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", module, "--bus", address, "--id", device_id, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.pid = self._popen.pid
 
     @property
     def log(self) -> str:
-        """What it wrote."""
-        return str(Path(self._xprocess.getinfo(self.name).logpath).read_text())
+        """What it wrote to standard error."""
+        return self.log_path.read_text()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is alive."""
+        return self._popen.poll() is None
+
+    def terminate(self, timeout_s: float = 10.0) -> int:
+        """Send SIGTERM and return the exit status."""
+        self._popen.terminate()
+        return self._popen.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        """Return the exit status."""
+        return self._popen.wait(timeout_s)
+
+    def kill(self) -> None:
+        """Send SIGKILL and wait until it is gone."""
+        self._popen.kill()
+        self._popen.wait(10)
+
+
+Start = Callable[..., DeviceProcess]
+
+
+@pytest.fixture
+def start(bus_address: str, tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a device process; what still runs at the end is killed."""
+    started: list[DeviceProcess] = []
+
+    def run(
+        *arguments: str, module: str = "devproc.virtio_blk", device_id: str = "disk0", bus: str | None = None
+    ) -> DeviceProcess:
+        log = tmp_path / f"{device_id}.log"
+        process = DeviceProcess(module, bus or bus_address, device_id, list(arguments), log)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.running:
+            process.kill()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Return a disk image of 4 MiB in which every sector says its number."""
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"".join(sector.to_bytes(4, "little") * 128 for sector in range(8192)))
+    return path
+
+
+@pytest.fixture
+def cpu(bus_address: str, runtime: Path) -> Iterator[FakeCpu]:
+    """Return a machine without a CPU."""
+    with FakeCpu(bus_address, runtime) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail the run if it leaves shared memory or processes of a VM behind."""
+    yield
+    left = [path.name for path in SHM.glob(f"busvm.fake{os.getpid()}x*")]
+    left += [f"{p.pid} {p.name()}" for p in psutil.Process().children() if "devproc" in " ".join(p.cmdline())]
+    assert not left

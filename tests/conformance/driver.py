@@ -96,6 +96,7 @@ class Driver:
         for index in range(self.queue_count):
             self.set_up(index)
         self.status(self.status() | Status.DRIVER_OK)
+        assert self.status() & Status.DRIVER_OK
 
     def reset(self) -> None:
         """Write status 0 and wait for it."""

@@ -50,6 +50,7 @@ class FakeCpu:
         self.link: Link | None = None
         self.page: DevicePage
         self._sequence = 0
+        self._history: list[messages.Write] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -162,8 +163,6 @@ class FakeCpu:
         kept = [m for m in self._history if m.seq > self.page.processed]
         return [messages.Write(self.epoch, m.seq, m.bar, m.offset, m.size, m.value) for m in kept]
 
-    _history: list[messages.Write] = []  # noqa: RUF012  # replaced per instance at the first write
-
     # accesses
 
     def _send(self, message: messages.Any) -> None:
@@ -190,7 +189,9 @@ class FakeCpu:
         """Load, as a hart would."""
         image, kinds, length = self._place(bar)
         assert offset + size <= length
-        kind = ReadKind(self.page.shared.u8[kinds + offset] & 15)
+        found = {kind & 15 for kind in self.page.shared.u8[kinds + offset : kinds + offset + size]}
+        kind = ReadKind.MESSAGE if ReadKind.MESSAGE in found else ReadKind.ZERO
+        kind = ReadKind.PAGE if kind is ReadKind.ZERO and ReadKind.PAGE in found else kind
         if kind is ReadKind.ZERO:
             self.counters["zero_reads"] += 1
             return 0
@@ -213,7 +214,11 @@ class FakeCpu:
         """Store, as a hart would."""
         image, kinds, length = self._place(bar)
         assert offset + size <= length
-        kind = WriteKind(self.page.shared.u8[kinds + offset] >> 4)
+        found = {kind >> 4 for kind in self.page.shared.u8[kinds + offset : kinds + offset + size]}
+        if bar == CONFIG_BAR and WriteKind.POST not in found:
+            kind = WriteKind.STORE  # under the write mask, which is 0 where nothing can be written
+        else:
+            kind = WriteKind(found.pop()) if len(found) == 1 else WriteKind.POST
         if kind is WriteKind.DROP:
             self.counters["dropped_writes"] += 1
         elif kind is WriteKind.DOORBELL:
