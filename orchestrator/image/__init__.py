@@ -1,9 +1,8 @@
 """Guest images: what ``orchestrator image`` builds.
 
-`add_arguments` and `run` are for a command line, `build_debian` is for programs and tests.
+`add_arguments` and `run` are for a command line; programs and tests call `orchestrator.image.debian.build_debian`.
 """
 
 from orchestrator.image.command import add_arguments, run
-from orchestrator.image.debian import Image, build_debian
 
-__all__ = ["Image", "add_arguments", "build_debian", "run"]
+__all__ = ["add_arguments", "run"]

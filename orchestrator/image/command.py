@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from orchestrator.image import debian, ext4, guest
 from orchestrator.image.progress import Progress
+from orchestrator.image.sources import DEFAULT_SUITE
 from protocol.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
     one.add_argument("--include", metavar="PKG", nargs="+", action="extend", default=[], help="more packages, by name")
     one.add_argument("--size", default="1G", help="size of the root file system (%(default)s); the file is sparse")
-    one.add_argument("--suite", default=debian.SUITE, help="Debian release (%(default)s)")
+    one.add_argument("--suite", default=DEFAULT_SUITE, help="Debian release (%(default)s)")
     one.add_argument("--mirror", metavar="URI", help="Debian mirror; the default is the one this host's apt uses")
     one.add_argument(
         "--configure",
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises ConfigError or HostError, which the command line prints.
     """
+    from orchestrator.image import debian, ext4, guest  # here, for a command line that starts faster without
+
     size = ext4.parse_size(args.size)
     root = args.output / "root.ext4"
     if root.exists() and not args.force:

@@ -19,7 +19,6 @@ from orchestrator.image.progress import Progress
 from orchestrator.image.tree import Tree
 from protocol.errors import ConfigError, HostError
 
-SUITE = "trixie"
 PATTERNS = ("?essential", "?priority(required)")
 PACKAGES = ("systemd-sysv", "udev", "apt", "iproute2", "pciutils", "procps", "kmod", "netbase", "less", "iputils-ping")
 KERNEL = "linux-image-riscv64"
@@ -59,7 +58,7 @@ def build_debian(
     *,
     include: Sequence[str] = (),
     size: int = 1 << 30,
-    suite: str = SUITE,
+    suite: str = sources.DEFAULT_SUITE,
     mirror: str | None = None,
     first_boot: bool = False,
     refresh: bool = False,

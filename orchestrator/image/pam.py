@@ -12,6 +12,7 @@ from orchestrator.image.tree import Tree
 
 TEMPLATES = "usr/share/pam"
 PROFILES = "usr/share/pam-configs"
+STATE = "var/lib/pam"
 NO_PRIMARY = "[default=1]\t\t\tpam_permit.so"  # steps over the pam_deny when no module decides
 
 
@@ -19,6 +20,7 @@ NO_PRIMARY = "[default=1]\t\t\tpam_permit.so"  # steps over the pam_deny when no
 class Profile:
     """One file of pam-configs: its fields, rules with their lines."""
 
+    name: str
     fields: dict[str, str]
 
     @property
@@ -37,50 +39,65 @@ class Profile:
         return [line.strip() for line in (text or self.fields.get(kind, "")).splitlines() if line.strip()]
 
 
-def parse_profile(text: str) -> Profile:
+def parse_profile(name: str, text: str) -> Profile:
     """Read one file of pam-configs."""
     fields: dict[str, str] = {}
-    name = ""
+    key = ""
     for line in text.splitlines():
         if line[:1].isspace():
-            fields[name] = fields.get(name, "") + "\n" + line
+            fields[key] = fields.get(key, "") + "\n" + line
         elif ":" in line and not line.startswith("#"):
-            name, _, value = line.partition(":")
-            fields[name] = value.strip()
-    return Profile(fields)
+            key, _, value = line.partition(":")
+            fields[key] = value.strip()
+    return Profile(name, fields)
 
 
-def block(profiles: list[Profile], kind: str, block_type: str, *, interactive: bool) -> list[str]:
-    """Return the rules of one block, most important profile first, with ``end`` turned into a number of rules."""
+def block(profiles: list[Profile], kind: str, block_type: str, *, interactive: bool) -> list[tuple[str, str]]:
+    """Return (profile, rule) of one block, the most important profile first."""
     chosen = [
         profile
         for profile in sorted(profiles, key=lambda profile: -profile.priority)
-        if profile.fields.get(f"{kind}-Type", "Additional") == block_type
+        if profile.fields.get(f"{kind}-Type") == block_type
         and (interactive or profile.fields.get("Session-Interactive-Only") != "yes")
     ]
-    rules: list[str] = []
+    rules: list[tuple[str, str]] = []
     for profile in chosen:
-        rules += profile.rules(kind, initial=not rules)
-    if block_type == "Primary":
-        if not rules:
-            return [NO_PRIMARY]
-        return [rule.replace("=end", f"={len(rules) - at}") for at, rule in enumerate(rules)]
-    return rules
+        rules += [(profile.name, rule) for rule in profile.rules(kind, initial=not rules)]
+    return rules or ([("null", NO_PRIMARY)] if block_type == "Primary" else [])
+
+
+def resolved(rules: list[tuple[str, str]]) -> list[str]:
+    """Return the rules with ``end`` turned into the number of rules to step over."""
+    return [rule.replace("=end", f"={len(rules) - at}") for at, (_, rule) in enumerate(rules)]
+
+
+def saved(rules: list[tuple[str, str]]) -> str:
+    """Return what pam-auth-update keeps of a stack, to tell its own rules from an administrator's later."""
+    lines = []
+    for at, (name, rule) in enumerate(rules):
+        if at == 0 or rules[at - 1][0] != name:
+            lines.append(f"Module: {name}")
+        lines.append(rule)
+    return "".join(line + "\n" for line in lines)
 
 
 def make(tree: Tree) -> None:
     """Write the common stacks from the templates and profiles in ``tree``."""
-    profiles = [parse_profile(tree.read_text(f"{PROFILES}/{name}")) for name in tree.files_in(PROFILES)]
-    profiles = [profile for profile in profiles if profile.is_default]
+    profiles = [parse_profile(name, tree.read_text(f"{PROFILES}/{name}")) for name in tree.files_in(PROFILES)]
+    enabled = [profile for profile in profiles if profile.is_default]
     for name in tree.files_in(TEMPLATES):
         if not name.startswith("common-") or name.endswith(".md5sums"):
             continue
-        interactive = not name.endswith("noninteractive")
-        kind = name.split("-")[1]
-        variable = kind if interactive else f"{kind}_nonint"
+        stack = name.removeprefix("common-")
+        kind = stack.partition("-")[0]
+        variable = kind if kind == stack else f"{kind}_nonint"
         text = tree.read_text(f"{TEMPLATES}/{name}")
+        state = ""
         for block_type in ("Primary", "Additional"):
-            rules = block(profiles, kind.capitalize(), block_type, interactive=interactive)
-            lines = "\n".join(f"{kind}\t{rule}" for rule in rules)
-            text = text.replace(f"${variable}_{block_type.lower()}", lines)
+            rules = block(enabled, kind.capitalize(), block_type, interactive=kind == stack)
+            lines = "".join(f"{kind}\t{rule}\n" for rule in resolved(rules))
+            text = text.replace(f"${variable}_{block_type.lower()}\n", lines)
+            state += saved(rules)
         tree.add_file(f"etc/pam.d/{name}", text)
+        tree.add_file(f"{STATE}/{stack}", state)
+    tree.add_file(f"{STATE}/seen", "".join(f"{profile.name}\n" for profile in profiles))

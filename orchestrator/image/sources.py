@@ -13,6 +13,7 @@ from pathlib import Path
 
 from protocol.errors import HostError
 
+DEFAULT_SUITE = "trixie"
 KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
