@@ -23,6 +23,8 @@ from protocol.errors import BusvmError, ConfigError
 
 logger = logging.getLogger(__name__)
 
+Commands = dict[str, Callable[[list[str]], str]]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -35,7 +37,7 @@ class Program:
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
     capabilities: dict[str, Any] = field(default_factory=dict)
     """Beside ``type``, as in QEMU's vhost-user back ends: ``features``."""
-    poke: Callable[[Device], dict[str, Callable[[list[str]], str]]] | None = None
+    poke: Callable[[Device], Commands] | None = None
     """More commands for ``--poke``."""
 
 

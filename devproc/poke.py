@@ -11,9 +11,8 @@ import sys
 from collections.abc import Callable
 
 from devproc.device import Device, Machine
+from devproc.host import Commands
 from protocol.errors import BusvmError
-
-Commands = dict[str, Callable[[list[str]], str]]
 
 _RAM_SIZE = 16 << 20
 

@@ -419,7 +419,7 @@ class VirtioDevice(PciDevice):
     def doorbell(self, index: int) -> bool:
         """Serve a queue until it is empty, or for so long that the link deserves a look."""
         queue = self.queues.get(index)
-        if queue is None or not self._running or not self.bus_master:
+        if queue is None or queue.record.broken or not self._running or not self.bus_master:
             return False
         queue.quiet()
         for count in range(1, _BUDGET + 1):

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from devproc.host import Program, main
+from devproc.device import Device
+from devproc.host import Commands, Program, main
 from devproc.virtio_blk.device import BlockDevice, Config, open_device
 from devproc.virtqueue import QUEUE_MAX
 from protocol.errors import ConfigError
@@ -56,12 +57,19 @@ def _open(options: argparse.Namespace) -> BlockDevice:
     return open_device(configure(options))
 
 
+def _poke(device: Device) -> Commands:
+    from devproc.virtio_blk.prompt import commands
+
+    return commands(device)
+
+
 PROGRAM = Program(
     type="virtio-blk",
     description="A virtio disk over a raw image.",
     open=_open,
     add_arguments=_add_arguments,
     capabilities={"type": "block", "features": ["read-only", "blk-file"]},
+    poke=_poke,
 )
 
 if __name__ == "__main__":

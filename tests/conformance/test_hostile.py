@@ -202,13 +202,13 @@ def test_bad_offer_is_refused_and_a_good_one_still_works(
     cpu.prepare()
     descriptors = []
 
-    for _ in range(3):
+    for _ in range(12):
         with pytest.raises(BusError) as refused:
             cpu.call(DEVICE1, "Attach", "a{sv}", cpu.offer(**changes))
         descriptors.append(len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
 
     assert refused.value.name.endswith(error)
-    assert descriptors[2] == descriptors[1]  # the first may have started ZeroMQ, which keeps a few
+    assert descriptors[-1] <= descriptors[1] + 2  # the first starts ZeroMQ, which closes its own a moment later
     assert cpu.get("State") == "waiting"
     assert cpu.attach()["epoch"] == 2
 

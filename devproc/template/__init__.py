@@ -1,0 +1,1 @@
+"""A small device to copy: see docs/writing-a-device.md."""
