@@ -94,7 +94,7 @@ class Apt:
         if age is not None and 0 <= age < LISTS_MAX_AGE_S and known == self._source and not force:
             return
         self._progress.step(f"reading the package lists of Debian {self.suite} ({ARCHITECTURE})")
-        result = self._apt("apt-get", "update", "--error-on=any")
+        result = self._fetch("update", "--error-on=any")
         if result.returncode == 0:
             self._stamp.touch()
             return
@@ -111,14 +111,14 @@ class Apt:
         if plan.returncode != 0:
             raise self._install_failure(plan.stderr + plan.stdout, include)
         names = re.findall(r"^Inst (\S+) \((\S+) .*?\[(\w+)\]\)", plan.stdout, re.MULTILINE)
-        result = self._apt("apt-get", "install", "--download-only", "-y", *wanted)
+        result = self._fetch("install", "--download-only", "-y", *wanted)
         if result.returncode != 0:
             raise _failure("the packages could not be downloaded", result.stderr)
         return [self._package(name, version, architecture) for name, version, architecture in names]
 
     def download(self, name: str) -> Package:
         """Download the one package ``name``, without what it depends on."""
-        result = self._apt("apt-get", "download", name, cwd=self.archives)
+        result = self._fetch("download", name, cwd=self.archives)
         if result.returncode != 0:
             raise self._install_failure(result.stderr, [name])
         shown = self._apt("apt-cache", "show", "--no-all-versions", name).stdout
@@ -181,6 +181,17 @@ class Apt:
 
     def _apt(self, *command: str, cwd: Path | None = None) -> programs.Result:
         return programs.run(command, env={"APT_CONFIG": str(self._config)}, cwd=cwd)
+
+    def _fetch(self, *words: str, cwd: Path | None = None) -> programs.Result:
+        """Run apt-get with its progress shown."""
+
+        def show(line: str) -> None:
+            fields = line.strip().split(":", 3)
+            if fields[0] == "dlstatus" and len(fields) == 4:
+                self._progress.at(int(float(fields[2])), 100, fields[3])
+
+        command = ["apt-get", "-q2", "-o", "APT::Status-Fd=1", *words]
+        return programs.watch(command, show, env={"APT_CONFIG": str(self._config)}, cwd=cwd)
 
 
 def _field(stanza: str, name: str) -> str:

@@ -16,13 +16,16 @@ PASSWORD_HASH = "$6$busvm$BhAq44sANcgvg/6X74wP9aX33ry3U54XQNJe0fj4i32kVBcKz29ovk
 # Without these, systemd parses the kernel's type information at every boot to load its BPF security hook.
 KERNEL_OPTIONS = "lsm=landlock,lockdown,yama"
 
-MASKED = (
+DISABLED = (  # by a preset, so `systemctl enable` turns them on
     "apt-daily.timer",  # would update package lists over an emulated network
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "fstrim.timer",
     "man-db.timer",
+    "systemd-networkd-wait-online.service",
+)
+MASKED = (
     "getty-static.service",  # gettys on tty2 to tty6 where there is no D-Bus; this machine has no virtual terminals
     "ldconfig.service",
     "modprobe@drm.service",  # logind asks for it; there is no display
@@ -31,14 +34,12 @@ MASKED = (
     "sys-kernel-config.mount",  # loads a module; `mount -t configfs` does it where it is needed
     "systemd-hwdb-update.service",  # compiles 10 MB of text that nothing here asks for
     "systemd-journal-catalog-update.service",
-    "systemd-pstore.service",
     "systemd-sysext.socket",
     "systemd-udev-load-credentials.service",
 )
 MASKED_GENERATORS = (  # each is a process at every boot, for a way of booting or a kind of disk that is not there
     "debug", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "tpm2",
 )  # fmt: skip
-NEVER_ENABLED = frozenset({"getty@.service", "systemd-networkd-wait-online.service"})
 COLDPLUGGED = ("block", "net", "pci", "virtio", "virtio-ports", "rtc", "input", "sound", "drm", "misc")
 
 FILES = {
@@ -159,8 +160,10 @@ def units(tree: Tree, packages: list[Unpacked], *, first_boot: bool) -> None:
     scripts.enable_unit(tree, "remote-fs.target")
     for package in packages:
         for unit in scripts.enabled_units(package.postinst):
-            if unit not in MASKED and unit not in NEVER_ENABLED:
+            if unit not in MASKED and unit not in DISABLED:
                 scripts.enable_unit(tree, unit)
+    preset = "".join(f"disable {unit}\n" for unit in DISABLED)
+    tree.add_file("etc/systemd/system-preset/10-busvm.preset", preset)
     for unit in MASKED:
         tree.add_symlink(f"etc/systemd/system/{unit}", "/dev/null")
     for generator in MASKED_GENERATORS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from protocol.errors import HostError
@@ -40,6 +40,33 @@ def find(name: str) -> str:
             hint=f"on Debian and Ubuntu: apt install {package}; other hosts cannot build a Debian image",
         )
     return path
+
+
+def watch(
+    command: Sequence[str | os.PathLike[str]],
+    on_line: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Result:
+    """Run a program and hand each line it prints, errors among them, to ``on_line`` at once."""
+    program, *arguments = [os.fspath(part) for part in command]
+    lines = []
+    with subprocess.Popen(
+        [find(program), *arguments],
+        env={**os.environ, "LC_ALL": "C", **(env or {})},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            on_line(line)
+    return Result(command, process.returncode, "".join(lines), "".join(lines))
 
 
 def run(

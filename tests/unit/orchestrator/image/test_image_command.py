@@ -1,0 +1,163 @@
+"""The command's arguments and refusals, apt's failures in one line, progress, and the initramfs script."""
+
+import argparse
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.image import __main__ as main_module
+from orchestrator.image import apt, command, debian, initramfs
+from orchestrator.image.progress import Progress
+from protocol.errors import ConfigError, HostError
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_include_may_be_repeated_and_separated_by_commas() -> None:
+    args = parse("debian", "-o", "x", "--include", "a", "b,c", "--include", "d")
+    assert command._names(args.include) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("name", ["-y", "../x", "a b", "?essential"])
+def test_include_of_no_package_name_raises(name: str) -> None:
+    with pytest.raises(ConfigError):
+        command._names([name])
+
+
+def test_existing_image_is_not_replaced_without_force(tmp_path: Path) -> None:
+    (tmp_path / "root.ext4").write_bytes(b"precious")
+    with pytest.raises(ConfigError) as caught:
+        command.run(parse("debian", "-o", str(tmp_path)))
+    assert caught.value.hint == "--force replaces it"
+
+
+def test_main_prints_error_and_hint_and_returns_the_class_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_module.main(["debian", "-o", str(tmp_path), "--size", "huge"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: --size 'huge'")
+    assert lines[1].startswith("  hint: ")
+
+
+def test_output_that_is_a_file_raises(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        debian._make_folder(tmp_path / "file")
+
+
+def test_edited_configuration_stays(tmp_path: Path) -> None:
+    (tmp_path / "vm.toml").write_text("mine")
+    debian._write_configuration(tmp_path, "trixie", "6.12", Progress(quiet=True))
+    assert (tmp_path / "vm.toml").read_text() == "mine"
+
+
+def test_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(work: Path, *rest: object) -> None:
+        (work / "half").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(debian, "_build", fail)
+    monkeypatch.setattr(debian.programs, "find", str)
+    with pytest.raises(KeyboardInterrupt):
+        debian.build_debian(tmp_path / "out", progress=Progress(quiet=True))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# apt's failures
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ("E: Failed to fetch http://m.example/x  Could not resolve 'm.example'\n", "the mirror does not answer"),
+        ("W: GPG error: NO_PUBKEY 6ED0\nE: The repository is not signed.\n", "NO_PUBKEY 6ED0"),
+        ("E: Write error - write (28: No space left on device)\n", "no space left"),
+        ("", "apt gave no reason"),
+    ],
+)
+def test_failure_is_one_line_with_the_reason(messages: str, expected: str) -> None:
+    error = apt._failure("lists", messages)
+    assert isinstance(error, HostError)
+    assert expected in error.message
+    assert "\n" not in error.message
+    assert error.hint
+
+
+def test_carried_are_proxies_and_checks_only() -> None:
+    kept = [
+        'Acquire::http::Proxy "http://p.example:3128";',
+        'Acquire::Check-Date "false";',
+    ]
+    left = ['Acquire::Languages "none";', 'Dir::State "/var/lib/apt";', 'APT::Architecture "amd64";']
+    assert [line for line in kept + left if apt.CARRIED.match(line)] == kept
+
+
+def test_cache_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert apt.cache_folder() == Path("/somewhere/busvm/debian")
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_in_a_log_has_steps_only() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.step("one")
+    progress.at(1, 2, "x")
+    assert stream.getvalue() == "one\n"
+
+
+def test_progress_on_a_terminal_is_drawn_and_taken_away() -> None:
+    stream = Terminal()
+    progress = Progress(stream)
+    progress.step("one")
+    progress.at(1, 2, "x")
+    progress.clear()
+    assert "50% x" in stream.getvalue()
+    assert stream.getvalue().endswith("\r\033[K")
+
+
+def test_progress_quiet_says_nothing() -> None:
+    stream = Terminal()
+    progress = Progress(stream, quiet=True)
+    progress.step("one")
+    progress.at(1, 2)
+    assert stream.getvalue() == ""
+
+
+# The initramfs
+
+
+def test_initramfs_same_inputs_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    parts = (b"busybox", [("virtio_blk.ko", "", b"elf")])
+    first = initramfs.build(*parts)
+    assert first == initramfs.build(*parts)
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000001")
+    assert first != initramfs.build(*parts)
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell on this host")
+def test_initramfs_script_is_valid_shell() -> None:
+    script = initramfs.INIT.replace("@WAIT@", "5")
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_initramfs_script_begins_with_the_banner() -> None:
+    first = next(line for line in initramfs.INIT.splitlines() if line.startswith("echo"))
+    assert first == 'echo "@BANNER@"'
