@@ -14,7 +14,7 @@ import numpy as np
 
 from cpu_proc.engine import state as st
 from protocol.layout import ClockPage, IrqPage
-from protocol.memory import Shared
+from protocol.memory import GuestMemory, Shared
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SLOT = st.SLOTS
@@ -64,6 +64,7 @@ class Hart:
         self.x = np.zeros(33, np.int64)
         self.f = np.zeros(32, np.int64)
         self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
+        self._memory = GuestMemory(ram, ram_base)
         self._code = DecodedCode(ram.size)
         self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
         self._timespec = np.zeros(2, np.int64)
@@ -144,6 +145,36 @@ class Hart:
         reason = int(self.state[_SLOT["EXIT"]])
         self.exits[st.EXIT_NAMES[reason]] += 1
         return reason
+
+    def translate(self, va: int) -> int | None:
+        """Return the physical address that ``va`` has for an observer, whatever the permissions; ``None`` if none.
+
+        For debuggers: walks Sv39 in Python, changes nothing.
+        """
+        satp = self["SATP"] & (1 << 64) - 1
+        va &= (1 << 64) - 1
+        if satp >> 60 == 0 or self["PRIV"] == st.M:
+            return va
+        table = (satp & 0xFFF_FFFF_FFFF) << 12
+        for level in (2, 1, 0):
+            pte = self._memory.load(table + (va >> 12 + 9 * level & 511) * 8, 8)
+            if pte is None or not pte & 1:
+                return None
+            below = (1 << 12 + 9 * level) - 1
+            if pte & 0xA:
+                return ((pte >> 10 & 0xFFF_FFFF_FFFF) << 12) & ~below | va & below
+            table = (pte >> 10 & 0xFFF_FFFF_FFFF) << 12
+        return None
+
+    def fetch(self, va: int) -> int | None:
+        """Return the instruction word at ``va`` without side effects, or ``None`` where there is no memory."""
+        parcels = []
+        for at in (va, va + 2):
+            pa = self.translate(at)
+            parcels.append(None if pa is None else self._memory.load(pa, 2))
+        if parcels[0] is None:
+            return None
+        return parcels[0] if parcels[0] & 3 != 3 else parcels[0] | (parcels[1] or 0) << 16
 
     def flush_translations(self) -> None:
         """Forget translations and look at all code again (what a remote fence asks for)."""

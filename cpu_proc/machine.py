@@ -349,7 +349,3 @@ class Machine:
 
 sys.setswitchinterval(0.0005)  # the hart's handlers must not wait 5 ms for the bus thread to let go of the interpreter
 
-
-def attachable(function: Function) -> bool:
-    """Whether a process may take over this function."""
-    return not function.attached

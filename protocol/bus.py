@@ -119,6 +119,7 @@ class Bus:
         self._handler: Handler | None = None
         self._watchers: list[NameWatcher] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed: asyncio.Future[Any] | None = None
         connection.add_message_handler(self._on_message)
 
     @classmethod
@@ -264,11 +265,13 @@ class Bus:
             self._connection.send(reply)
 
     async def wait_closed(self) -> None:
-        """Return when the connection has ended."""
-        try:
-            await self._connection.wait_for_disconnect()
-        except (EOFError, ConnectionError, OSError):
-            return
+        """Return when the connection has ended; may be awaited, and cancelled, any number of times."""
+        if self._closed is None:
+            self._closed = asyncio.ensure_future(self._connection.wait_for_disconnect())
+        # the library hands out its one future: a waiter that is cancelled must not take it along
+        await asyncio.wait([self._closed])
+        if not self._closed.cancelled():
+            self._closed.exception()
 
     def close(self) -> None:
         """Disconnect."""

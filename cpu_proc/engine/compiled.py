@@ -55,7 +55,7 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     import numba
     import numpy as np
 
-    numba.config.CACHE_DIR = str(folder / "numba")
+    numba.config.CACHE_DIR = str(folder / "numba")  # type: ignore[attr-defined]  # read when Numba was imported
     fresh = not is_cached()
     if fresh:
         progress("compiling the CPU for this host, once (about 20 s)")
@@ -68,6 +68,7 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     vector[st.SLOTS["LOOK_HOST"]] = look.ctypes.data
     module.run(vector, 0, 0)
     module.decode(0)
+    module.pending.compile((numba.types.int64[::1],))
     if fresh:
         (folder / "complete").touch()
     return module

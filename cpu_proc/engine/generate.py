@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 
 from cpu_proc.engine import state as st
@@ -24,7 +25,7 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64m,
 )
 from cpu_proc.isa.csr import CSRS
-from cpu_proc.isa.table import TABLE, Compressed, Instruction, Kind, extraction
+from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, Kind, extraction
 
 ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
 _FIRST = 2
@@ -32,6 +33,7 @@ _ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.SYSTEM
 _GROUPS = {Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
 SLICE = 2048  # instructions between two looks at the clock and the devices
 
+WRITES_X = 1 << 19  # bit 29 of a word under construction: rd is an integer register, so x0 means "discard"
 RS1 = "load_i64(X + (w >> 13 & 0xF8))"
 RS2 = "load_i64(X + (w >> 18 & 0xF8))"
 RD = "X + (w >> 7 & 0x1F8)"
@@ -103,7 +105,7 @@ def _hot(row: Instruction) -> list[str]:
         return [f"t = {value}", f"store_64({RD}, pc + {LENGTH})", "pc = t", "continue"]
     size = row.width // 8
     tag = -4096 | (size - 1)
-    floats = ["if S[MSTATUS] & 0x6000 == 0:", "    S[PC] = pc", "    illegal(S)", "    stopped = 1", "    break"]
+    floats = ["if S[MSTATUS] & 0x6000 == 0:", "    S[PC] = pc", "    illegal(S)", "    break"]
     body = floats if row.result != "x" else []
     if row.kind is Kind.LOAD:
         sign = "i" if row.signed else "u"
@@ -119,7 +121,6 @@ def _hot(row: Instruction) -> list[str]:
             "    S[PC] = pc",
             f"    v = load_slow(S, a, {size})",
             "    if S[EXIT] != 0:",
-            "        stopped = 1",
             "        break",
             f"    {_RESULT[row.result].format(slow)}",
         ]
@@ -135,7 +136,6 @@ def _hot(row: Instruction) -> list[str]:
         "    S[PC] = pc",
         f"    store_slow(S, a, {size}, {data})",
         "    if S[EXIT] != 0:",
-        "        stopped = 1",
         "        break",
     ]
 
@@ -161,27 +161,23 @@ def _amo(row: Instruction) -> list[str]:
 
 
 def _floating(row: Instruction) -> list[str]:
-    names = dict(_FLOATING)
-    prelude: list[str] = []
-    if "rm" in inspect.signature(row.semantics).parameters:
-        names["rm"] = "rm"
-        prelude = [
-            f"rm = {IMM} & 7",
-            "if rm == 7:",
-            "    rm = S[FRM]",
-            "if rm > 4:",
-            "    return illegal(S)",
-        ]
-    return [*prelude, _RESULT[row.result].format(_expression(row, names))]
+    return [_RESULT[row.result].format(_expression(row, _FLOATING))]
+
+
+_LOCALS = re.compile(r"\b(t|a|k|v|host|operand|old|seen)\b")
 
 
 def _chain(rows: list[tuple[str, list[str]]], indent: int) -> str:
-    """Return an if-chain of (condition, body)."""
+    """Return an if-chain of (condition, body).
+
+    Every branch gets variables of its own: Numba takes minutes over one name that many branches assign.
+    """
     pad = "    " * indent
     lines = []
     for index, (condition, body) in enumerate(rows):
         lines.append(f"{pad}{'if' if index == 0 else 'elif'} {condition}:")
-        lines.extend(f"{pad}    {line}" for line in body)
+        own = rf"\1_{index}"
+        lines.extend(f"{pad}    {_LOCALS.sub(own, line)}" for line in body)
     return "\n".join(lines)
 
 
@@ -197,12 +193,18 @@ def _group(kind: Kind) -> str:
             (f"op == {n}", [f"return {_expression(row, {})}"]) for n, row in rows
         ]
     guard = (
-        "    if S[MSTATUS] & 0x6000 == 0:\n        return illegal(S)\n    S[MSTATUS] |= 0x6000\n"
+        f"""    rm = {IMM} & 7  # 0 where the format has no rounding mode
+    if rm == 7:
+        rm = S[FRM]
+    if rm > 4 or S[MSTATUS] & 0x6000 == 0:
+        return illegal(S)
+    S[MSTATUS] |= 0x6000
+"""
         if kind is Kind.FLOAT
         else ""
     )
     return f"""
-@njit(cache=True, nogil=True)
+@jit
 def {_GROUPS[kind]}(S, X, F, w):
     op = w & 0x3FF
 {guard}{_chain(bodies, 1)}
@@ -237,21 +239,29 @@ def _csr_write() -> str:
     return _chain(rows, 1)
 
 
-def _pack(row: Instruction, number: int, operands: dict[str, str], signed: int, length: int) -> list[str]:
-    """Return the statements that build the decoded word in ``decode``."""
-    lines = []
-    imm = extraction(operands["imm"]) if "imm" in operands else "0"
-    if signed:
-        imm = f"((({imm}) << {64 - signed}) >> {64 - signed})"
-    rd = extraction(operands["rd"]) if "rd" in operands else "0"
-    for name in ("rs1", "rs2"):
-        lines.append(f"{name} = {extraction(operands[name]) if name in operands else '0'}")
-    lines.append(f"rd = {rd}")
-    lines.append(f"imm = {imm}")
-    discard = row.result == "x" and row.kind not in (Kind.BRANCH, Kind.STORE)
-    target = "(32 if rd == 0 else rd)" if discard else "rd"
-    word = f"{number} | {target} << 10 | rs1 << 16 | rs2 << 21 | {length} << 26 | imm << 32"
-    return [*lines, word]
+def _operand(operands: dict[str, str], name: str) -> str:
+    return extraction(operands[name]) if name in operands else "0"
+
+
+def _pack(row: Instruction, number: int, form: Format, length: int) -> str:
+    """Return the expression for the decoded word; without variables, which Numba would have to tell apart."""
+    imm = _immediate(form)
+    rd = _operand(form.operands, "rd")
+    if row.result == "x" and row.kind not in (Kind.BRANCH, Kind.STORE):
+        rd = f"({WRITES_X} | {rd})"
+    rs1, rs2 = _operand(form.operands, "rs1"), _operand(form.operands, "rs2")
+    return f"{number} | {rd} << 10 | {rs1} << 16 | {rs2} << 21 | {length} << 26 | {imm} << 32"
+
+
+def _immediate(form: Format) -> str:
+    imm = _operand(form.operands, "imm")
+    return f"((({imm}) << {64 - form.signed}) >> {64 - form.signed})" if form.signed else f"({imm})"
+
+
+def _reserved(row: Compressed) -> str:
+    """Return the test for an encoding of ``row`` not to be reserved, or nothing."""
+    names = {name: _operand(row.format.operands, name) for name in ("rd", "rs1", "rs2", "imm")}
+    return ast.unparse(_Rename(names).visit(ast.parse(row.when, mode="eval").body))
 
 
 def _decode_rows(rows: list[Instruction] | list[Compressed], length: int) -> str:
@@ -267,24 +277,21 @@ def _decode_rows(rows: list[Instruction] | list[Compressed], length: int) -> str
         lines.append(f"        {'if' if index == 0 else 'elif'} i & {major:#x} == {key:#x}:")
         for row in members:
             target = by_name[row.expands] if isinstance(row, Compressed) else row
-            *operands, word = _pack(
-                target, number[target.name], row.format.operands, row.format.signed, length
-            )
             lines.append(f"            if i & {row.mask:#x} == {row.match:#x}:")
-            lines.extend(f"                {line}" for line in operands)
+            pad = " " * 16
             if isinstance(row, Compressed) and row.when != "True":
-                lines.append(f"                if {row.when}:")
-                lines.append(f"                    return {word}")
-            else:
-                lines.append(f"                return {word}")
+                lines.append(f"{pad}if {_reserved(row)}:")
+                pad += "    "
+            lines.append(f"{pad}return {_pack(target, number[target.name], row.format, length)}")
     return "\n".join(lines)
 
 
 _HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generate; not kept under version control."""
 
-from numba import njit
+from cpu_proc.engine.jit import entry, jit
 
 from cpu_proc.engine import softfloat as sf
+from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
 from cpu_proc.engine.mmu import fetch_page, fetch_word, host_for_atomic, load_slow, store_slow, tlb_mode
 from cpu_proc.engine.native import *
 from cpu_proc.engine.system import *
@@ -300,8 +307,18 @@ def source() -> str:
 {slots}
 
 
-@njit(cache=True, nogil=True)
+@entry
 def decode(i):
+    w = match(i)
+    if w >> 29 & 1:
+        w ^= 1 << 29
+        if w >> 10 & 63 == 0:
+            w |= 32 << 10
+    return w
+
+
+@jit
+def match(i):
     if i & 3 == 3:
 {_decode_rows(TABLE.instructions, 4)}
     else:
@@ -310,25 +327,25 @@ def decode(i):
     return {ILLEGAL}
 
 
-@njit(cache=True, nogil=True)
+@jit
 def unbox(host):
     v = load_i64(host)
     return v & 0xFFFFFFFF if v >> 32 == -1 else 0x7FC00000
 
 
-@njit(cache=True, nogil=True)
+@jit
 def csr_read(S, number):
 {_csr_read()}
     return illegal(S)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def csr_write(S, number, value):
 {_csr_write()}
     return illegal(S)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def sys_csr(S, X, w, operation, value):
     number = (w >> 32) & 0xFFF
     writes = operation == 0 or (w >> 16 & 31) != 0
@@ -357,7 +374,7 @@ def sys_csr(S, X, w, operation, value):
 {_group(Kind.AMO)}
 {_group(Kind.FLOAT)}
 
-@njit(cache=True, nogil=True)
+@entry
 def run(S, X, F):
     while True:
         # a device access that Python has served belongs to the next instruction: nothing may come between
@@ -381,7 +398,6 @@ def run(S, X, F):
         fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
         page = 1  # no page: pages are multiples of 4096
         decoded = 0
-        stopped = 0
         while n > 0:
             n -= 1
             if pc & -4096 != page:
@@ -393,14 +409,12 @@ def run(S, X, F):
                     S[PC] = pc
                     decoded = fetch_page(S, pc)
                     if S[EXIT] != 0:
-                        stopped = 1
                         break
             w = load_i64(decoded + ((pc & 0xFFF) << 2))
             if w == 0:
                 S[PC] = pc
                 i = fetch_word(S, pc)
                 if S[EXIT] != 0:
-                    stopped = 1
                     break
                 S[DECODES] += 1
                 w = decode(i)
@@ -420,7 +434,6 @@ def run(S, X, F):
                     v = system(S, X, F, w)
                 if v != 0:
                     if v == 2:
-                        stopped = 1
                         break
                     if S[REMAINING] < n:  # an interrupt is due: give back the rest of the slice
                         S[INSTRET] -= n - S[REMAINING]
@@ -435,13 +448,12 @@ def run(S, X, F):
             else:
                 S[PC] = pc
                 illegal(S)
-                stopped = 1
                 break
             pc += {LENGTH}
         S[REMAINING] = 0
         S[INSTRET] -= n
         S[BUDGET] += n
-        if stopped == 0:
+        if S[EXIT] == 0:
             S[PC] = pc
             continue
         if S[EXIT] != {st.EXIT_TRAP}:

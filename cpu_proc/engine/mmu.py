@@ -7,9 +7,8 @@ the device (``S[EXIT]`` = mmio). After the latter the instruction runs again and
 
 from __future__ import annotations
 
-from numba import njit
-
 from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import (
     call_3,
     cas_64,
@@ -28,9 +27,8 @@ from cpu_proc.engine.native import (
 )
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-# ruff: noqa: D103, PLR1714
 
-jit = njit(cache=True, nogil=True)
+
 
 FETCH, LOAD, STORE = 0, 1, 2
 PAGE_FAULT = (12, 13, 15)

@@ -95,6 +95,7 @@ atomic_and_64 = _native(2, lambda b, a: b.atomic_rmw("and", _pointer(b, a[0], 64
 fence = _native(1, lambda b, _a: b.fence("seq_cst"), void=True)  # the argument is ignored
 
 ult = _native(2, lambda b, a: b.zext(b.icmp_unsigned("<", a[0], a[1]), _I64))
+slt = _native(2, lambda b, a: b.zext(b.icmp_signed("<", a[0], a[1]), _I64))
 shr = _native(2, lambda b, a: b.lshr(a[0], a[1]))  # logical; the amount must be below 64
 udiv = _native(2, lambda b, a: b.udiv(a[0], a[1]))
 urem = _native(2, lambda b, a: b.urem(a[0], a[1]))

@@ -11,9 +11,8 @@ result normal; the only flag it could raise is then NX.
 
 from __future__ import annotations
 
-from numba import njit
-
 from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import (
     clz,
     host_add_32,
@@ -33,13 +32,13 @@ from cpu_proc.engine.native import (
 )
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-# ruff: noqa: D103, PLR1714, SIM102
+# ruff: noqa: PLR1714
 
 NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
 RNE, RTZ, RDN, RUP, RMM = range(5)
 TOP = -(1 << 63)  # bit 63
 
-jit = njit(cache=True, nogil=True)
+
 
 
 @jit

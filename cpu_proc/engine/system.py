@@ -6,10 +6,9 @@ when ``S[PC]`` and the translation mode were changed, 2 when ``S[EXIT]`` says wh
 
 from __future__ import annotations
 
-from numba import njit
-
 from cpu_proc.engine import mmu
 from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import entry, jit
 from cpu_proc.engine.native import (
     call_2,
     cas_32,
@@ -25,9 +24,9 @@ from cpu_proc.engine.native import (
 from cpu_proc.isa.csr import MSTATUS_MASK, S_INTERRUPTS, SSTATUS_MASK, SSTATUS_VIEW
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-# ruff: noqa: D103, PLR1714
+# ruff: noqa: PLR1714
 
-jit = njit(cache=True, nogil=True)
+
 
 SIE, MIE, SPIE, MPIE, SPP, FS, MPRV = 1 << 1, 1 << 3, 1 << 5, 1 << 7, 1 << 8, 3 << 13, 1 << 17
 TVM, TW, TSR = 1 << 20, 1 << 21, 1 << 22
@@ -80,7 +79,7 @@ def known_pending(S):
     return mip
 
 
-@jit
+@entry
 def pending(S):
     """Return mip now."""
     time = now(S)
@@ -166,7 +165,7 @@ def reload(S, w):
     """Go on with the next instruction under a changed mode; end the slice if an interrupt is due."""
     S[st.PC] = next_pc(S, w)
     if deliverable(S, known_pending(S)):
-        S[st.REMAINING] = 1
+        S[st.REMAINING] = 0
     return 1
 
 
@@ -209,7 +208,7 @@ def sys_sret(S):
     S[st.MSTATUS] = (status & ~(SIE | SPP | MPRV)) | SPIE | enabled
     S[st.PC] = S[st.SEPC]
     if deliverable(S, known_pending(S)):
-        S[st.REMAINING] = 1
+        S[st.REMAINING] = 0
     return 1
 
 
@@ -225,7 +224,7 @@ def sys_mret(S):
         S[st.MSTATUS] &= ~MPRV
     S[st.PC] = S[st.MEPC]
     if deliverable(S, known_pending(S)):
-        S[st.REMAINING] = 1
+        S[st.REMAINING] = 0
     return 1
 
 

@@ -10,7 +10,7 @@ from cpu_proc.engine.native import ult
 from cpu_proc.isa.table import AMO, Kind, instruction
 
 # ruff: noqa: D103
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
 
 def amoswap(old, rs2):

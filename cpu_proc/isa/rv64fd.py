@@ -6,7 +6,7 @@ from cpu_proc.engine import softfloat as sf
 from cpu_proc.isa.table import FR, FR2, FR4, LOADS, R2, STORES, Kind, R, instruction
 
 # ruff: noqa: D103
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, assignment"
 
 _OP_FP = "1010011"
 

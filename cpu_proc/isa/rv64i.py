@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cpu_proc.engine.native import shr, ult
+from cpu_proc.engine.native import shr, slt, ult
 from cpu_proc.isa.table import FENCE, LOADS, SHIFT5, SHIFT6, STORES, UPPER, B, I, J, Kind, R, instruction
 
 # ruff: noqa: D103  # the name of the function is the name of the instruction; the specification is the documentation
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
 
 @instruction("lui", "....... ..... ..... ... ..... 0110111", UPPER)
@@ -87,7 +87,7 @@ def addi(rs1, imm):
 
 @instruction("slti", "....... ..... ..... 010 ..... 0010011", I)
 def slti(rs1, imm):
-    return 1 if rs1 < imm else 0
+    return slt(rs1, imm)
 
 
 @instruction("sltiu", "....... ..... ..... 011 ..... 0010011", I)
@@ -141,8 +141,8 @@ def sll(rs1, rs2):
 
 
 @instruction("slt", "0000000 ..... ..... 010 ..... 0110011", R)
-def slt(rs1, rs2):
-    return 1 if rs1 < rs2 else 0
+def slt_(rs1, rs2):
+    return slt(rs1, rs2)
 
 
 @instruction("sltu", "0000000 ..... ..... 011 ..... 0110011", R)

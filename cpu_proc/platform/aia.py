@@ -113,11 +113,12 @@ class Aplic:
             return self._sourcecfg[offset >> 2]
         if TARGET <= offset < TARGET + (WIRED_SOURCES - 1) * 4:
             return self._target[(offset - GENMSI) >> 2]
-        for base, source_bit in (
+        rows: tuple[tuple[int, Callable[[int], int]], ...] = (
             (SETIP, lambda i: self._pending[i]),
-            (IN_CLRIP, lambda i: self._input(i)),
+            (IN_CLRIP, self._input),
             (SETIE, lambda i: self._enabled[i]),
-        ):
+        )
+        for base, source_bit in rows:
             if base <= offset < base + WIRED_SOURCES // 8:
                 first = (offset - base) * 8
                 return sum(1 << i for i in range(32) if source_bit(first + i))

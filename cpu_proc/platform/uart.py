@@ -14,7 +14,8 @@ RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR = range(8)
 
 IER_RX, IER_TX, IER_LINE = 0x01, 0x02, 0x04
 IIR_NONE, IIR_TX, IIR_RX, IIR_LINE, IIR_TIMEOUT = 0x01, 0x02, 0x04, 0x06, 0x0C
-LSR_DR, LSR_OE, LSR_THRE, LSR_TEMT = 0x01, 0x02, 0x20, 0x40
+LSR_DR, LSR_BI, LSR_THRE, LSR_TEMT = 0x01, 0x10, 0x20, 0x40
+BREAK = 0x100  # a break condition among received characters; it reads as a zero
 LCR_DLAB = 0x80
 MCR_LOOP = 0x10
 MSR_CONNECTED = 0xB0  # DCD, DSR, CTS
@@ -45,6 +46,11 @@ class Uart:
         self._backlog.extend(data)
         self._refill()
         self._update()
+
+    def receive_break(self, following: bytes) -> None:
+        """Take a break condition and then ``following``: how a serial console asks Linux for a SysRq."""
+        self._backlog.append(BREAK)
+        self.receive(following)
 
     def _refill(self) -> None:
         room = _FIFO if self._fcr & 1 else 1
@@ -77,7 +83,7 @@ class Uart:
                 return self._divisor & 0xFF
             value = self._fifo.popleft() if self._fifo else 0
             self._refill()
-            return value
+            return value & 0xFF
         if offset == IER:
             return self._divisor >> 8 if self._lcr & LCR_DLAB else self._ier
         if offset == IIR_FCR:
@@ -86,7 +92,8 @@ class Uart:
                 self._tx_pending = False  # reading IIR acknowledges an empty transmitter
             return cause | (0xC0 if self._fcr & 1 else 0)
         if offset == LSR:
-            return LSR_THRE | LSR_TEMT | (LSR_DR if self._fifo else 0)
+            broken = LSR_BI if self._fifo and self._fifo[0] & BREAK else 0
+            return LSR_THRE | LSR_TEMT | (LSR_DR if self._fifo else 0) | broken
         if offset == MSR:
             if self._mcr & MCR_LOOP:  # loopback: RTS→CTS, DTR→DSR, OUT1→RI, OUT2→DCD
                 m = self._mcr

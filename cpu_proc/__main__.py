@@ -1,0 +1,205 @@
+"""The CPU process: ``python -m cpu_proc --vm NAME --bus ADDRESS --memory 512M --kernel PATH …``.
+
+Owns guest memory and the harts, waits on the bus for its devices, runs the guest, and ends with the guest's exit
+status: 2 when the configuration is wrong, 4 when the host refuses a resource.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protocol import names
+from protocol.errors import BusvmError, ConfigError
+from protocol.layout import ClockPage, IrqPage
+from protocol.log import setup
+from protocol.memory import created
+from protocol.sizes import parse_size
+
+logger = logging.getLogger("cpu_proc")
+
+_MEMORY_UNIT = 2 << 20
+_MEMORY_LEAST = 16 << 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the arguments say, checked."""
+
+    vm: str
+    bus: str
+    memory: int
+    kernel: Path
+    initrd: Path | None
+    cmdline: str
+    devices: dict[str, int]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cpu_proc", description="The CPU process of a busvm machine.")
+    parser.add_argument("--vm", metavar="NAME", help="name of the VM; also names its shared memory")
+    parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address of the VM's private bus")
+    parser.add_argument("--memory", default="256M", metavar="SIZE", help="guest RAM, such as 512M or 1G")
+    parser.add_argument("--kernel", type=Path, metavar="FILE", help="Linux image, EFI stub, ELF, or one in gzip")
+    parser.add_argument("--initrd", type=Path, metavar="FILE", help="initial RAM disk")
+    parser.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
+    parser.add_argument(
+        "--device", action="append", default=[], metavar="ID=SLOT", help="expect device ID in PCI slot SLOT (1-31)"
+    )
+    parser.add_argument("--warm", action="store_true", help="compile the engine for this host, then exit")
+    parser.add_argument("--check-cache", action="store_true", help="exit 0 if the engine is compiled already, else 1")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    return parser
+
+
+def _config(args: argparse.Namespace) -> Config:
+    for option in ("vm", "bus", "kernel"):
+        if getattr(args, option) is None:
+            raise ConfigError(f"--{option} is missing", hint="`orchestrator up` starts all processes of a VM")
+    if not names.VM_PATTERN.match(args.vm):
+        raise ConfigError(f"--vm {args.vm!r} is not a usable name", hint="letters, digits, '_', '.', '-'")
+    memory = parse_size(args.memory)
+    if memory < _MEMORY_LEAST or memory % _MEMORY_UNIT:
+        raise ConfigError(f"--memory {args.memory}: at least 16M and a multiple of 2M")
+    devices: dict[str, int] = {}
+    for text in args.device:
+        device_id, _, slot = text.partition("=")
+        if not names.ID_PATTERN.match(device_id) or not slot.isdigit() or not 1 <= int(slot) <= 31:
+            raise ConfigError(f"--device {text!r}: an id, '=', and a slot from 1 to 31")
+        if device_id in devices or int(slot) in devices.values():
+            raise ConfigError(f"--device {text!r}: id or slot is taken")
+        devices[device_id] = int(slot)
+    return Config(args.vm, args.bus, memory, args.kernel, args.initrd, args.cmdline, devices)
+
+
+async def _serve(config: Config, engine: Any, started_ns: int) -> int:
+    from cpu_proc.attach import Attacher
+    from cpu_proc.clock import GuestClock
+    from cpu_proc.console import Console
+    from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
+    from cpu_proc.machine import OFF, WAITING, BootConfig, Events, Machine
+    from protocol.bus import Bus
+    from protocol.objects import Tree
+
+    loop = asyncio.get_running_loop()
+    runtime = names.Runtime(config.vm)
+    off = asyncio.Event()
+    with ExitStack() as stack:
+        sizes = {"ram": config.memory, "irq": IrqPage.SIZE, "clock": ClockPage.SIZE}
+        shared = stack.enter_context(created(config.vm, sizes))
+        irq = IrqPage(shared["irq"])
+        irq.format()
+        clock = GuestClock(ClockPage(shared["clock"]))
+        console = Console(loop, runtime.logs / "console.log", lambda data: machine.console_input(data))
+        await console.listen(runtime.console_socket)
+        bus = await Bus.connect(config.bus)
+        tree = Tree(bus, names.ROOT_PATH)
+
+        def state_changed(state: str, reason: str) -> None:
+            loop.call_soon_threadsafe(announce, state, reason)
+
+        def announce(state: str, reason: str) -> None:
+            logger.info("state=%s reason=%r", state, reason)
+            tree.changed(names.MACHINE_PATH, MACHINE1, "State", "StateReason")
+            tree.signal(names.MACHINE_PATH, MACHINE1, "StateChanged", state, reason)
+            if state == OFF:
+                off.set()
+
+        def guest_reset() -> None:
+            loop.call_soon_threadsafe(tree.signal, names.MACHINE_PATH, MACHINE1, "GuestReset")
+
+        events = Events(
+            console.output,
+            state_changed,
+            guest_reset,
+        )
+        machine = Machine(
+            engine, shared["ram"], irq, clock, BootConfig(config.kernel, config.initrd, config.cmdline), events
+        )
+        stack.callback(machine.close)
+        machine.load_guest()  # a wrong kernel is said before anything waits for devices
+        tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns))
+        for hart in machine.harts:
+            tree.add(names.hart_path(hart.index), HART1, Hart1(machine, hart))
+        shown: set[str] = set()
+
+        def slot_changed(slot: Any) -> None:
+            path = names.device_path(slot.id)
+            if slot.id not in shown:
+                shown.add(slot.id)
+                tree.add(path, FUNCTION1, Function1(slot))
+            tree.changed(path, FUNCTION1, "State", "Pid", "Epoch", "Type")
+            if machine.state == WAITING:
+                machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""
+                tree.changed(names.MACHINE_PATH, MACHINE1, "StateReason")
+
+        attacher = Attacher(machine, bus, runtime, shared["clock"], config.devices, slot_changed)
+        for slot in attacher.slots.values():
+            slot_changed(slot)
+        await bus.request_name(names.MACHINE_NAME)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, machine.quit, 128 + number)
+        await attacher.start()
+        await _first(attacher.wait_complete(), off.wait(), bus.wait_closed())
+        if not off.is_set() and not attacher.missing():
+            attacher.sealed = True
+            machine.start()
+            await _first(off.wait(), bus.wait_closed())
+        machine.quit(machine.exit_status)
+        await asyncio.to_thread(machine.join)
+        await attacher.close()
+        await console.close()
+        bus.close()
+        return machine.exit_status
+
+
+async def _first(*waits: Any) -> None:
+    """Return when the first of ``waits`` does."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the process; return its exit status."""
+    started_ns = time.monotonic_ns()
+    args = _parser().parse_args(argv)
+    os.umask(0o077)
+    try:
+        if args.check_cache or args.warm:
+            from cpu_proc.engine import compiled
+
+            if args.warm:
+                compiled.load(_progress)
+            return 0 if compiled.is_cached() else 1
+        config = _config(args)
+        setup(level=args.log_level, as_json=args.log_json, vm=config.vm)
+        names.Runtime(config.vm).prepare()
+        from cpu_proc.engine import compiled
+
+        engine = compiled.load(_progress)
+        return asyncio.run(_serve(config, engine, started_ns))
+    except BusvmError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_status
+
+
+def _progress(text: str) -> None:
+    print(f"progress: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

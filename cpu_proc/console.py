@@ -1,0 +1,88 @@
+"""The serial console as a stream socket: every client sees the output, any client's input reaches the guest.
+
+What is printed before the first client comes is held for it, so that nobody misses the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_HELD = 1 << 20
+_SLOW_CLIENT = 1 << 20  # output a client may be behind before it is cut off
+
+
+class Console:
+    """Belongs to the event loop; ``output`` alone may be called from the hart's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: Path, on_input: Callable[[bytes], None]) -> None:
+        self._loop = loop
+        self._log = log.open("ab", buffering=0)
+        self._on_input = on_input
+        self._lock = threading.Lock()
+        self._fresh = bytearray()
+        self._held = bytearray()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._had_client = False
+
+    async def listen(self, path: Path) -> None:
+        """Serve clients at ``path``."""
+        path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._client, path)
+
+    def output(self, data: bytes) -> None:
+        """Take what the guest printed."""
+        with self._lock:
+            first = not self._fresh
+            self._fresh += data
+        if first:
+            with suppress(RuntimeError):  # the loop has ended; the log was the last to know
+                self._loop.call_soon_threadsafe(self.flush)
+
+    def flush(self) -> None:
+        """Pass on what was printed."""
+        with self._lock:
+            data, self._fresh = bytes(self._fresh), bytearray()
+        if not data:
+            return
+        with suppress(OSError):  # a full disk must not stop the guest
+            self._log.write(data)
+        if not self._had_client:
+            self._held += data
+            del self._held[:-_HELD]
+        for writer in list(self._clients):
+            if writer.transport.get_write_buffer_size() > _SLOW_CLIENT:
+                self._clients.discard(writer)
+                writer.close()
+            else:
+                writer.write(data)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._had_client:
+            self._had_client = True
+            writer.write(bytes(self._held))
+            self._held.clear()
+        self._clients.add(writer)
+        try:
+            while data := await reader.read(4096):
+                self._on_input(data)
+        except ConnectionError:
+            pass
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+
+    async def close(self) -> None:
+        """Give the clients the rest, then end."""
+        self.flush()
+        for writer in list(self._clients):
+            with suppress(ConnectionError, TimeoutError):
+                await asyncio.wait_for(writer.drain(), 2)
+            writer.close()
+        if self._server is not None:
+            self._server.close()
+        self._log.close()

@@ -1,0 +1,38 @@
+"""The decorator of all compiled code: one specialisation a function, kept in Numba's cache.
+
+Numba would compile a function anew for every combination of literal arguments it meets; with some 140 functions that
+doubles the first start. Everything here is int64 but the state vector, so that one signature serves all callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit, types
+
+
+def _plain(kind: Any) -> Any:
+    kind = types.unliteral(kind)  # type: ignore[no-untyped-call]
+    return types.int64 if isinstance(kind, (types.Boolean, types.Integer)) else kind
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    dispatcher = njit(cache=True, nogil=True, **options)(function)
+    template = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        return template(tuple(_plain(a) for a in args), kws)
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` when compiled code first calls it; Python cannot call it, which saves its wrappers."""
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls; it runs without the interpreter's lock."""
+    return _compiled(function)

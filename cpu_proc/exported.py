@@ -1,0 +1,254 @@
+"""The machine on the bus: Machine1, Hart1 and Function1 (the XML files in ``protocol``)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cpu_proc.attach import Slot
+from cpu_proc.engine.disassembler import disassemble
+from cpu_proc.hart import ABI_NAMES, FLOAT_ABI_NAMES, ISA, PRIVILEGES, Hart
+from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
+from cpu_proc.memory_map import DRAM_BASE
+from protocol import names
+from protocol.bus import BusError
+
+MACHINE1, HART1, FUNCTION1 = "org.busvm.Machine1", "org.busvm.Hart1", "org.busvm.Function1"
+
+_TRANSFER_MAX = 1 << 20
+_LINES_MAX = 4096
+_SYSRQ_PAUSE_S = 0.5  # sync and remount are work that the kernel queues
+
+
+def _refuse(name: str, text: str) -> BusError:
+    return BusError(f"org.busvm.Error.{name}", text)
+
+
+class Machine1:
+    """org.busvm.Machine1."""
+
+    def __init__(self, vm: str, machine: Machine, started_ns: int) -> None:
+        self.name = vm
+        self.interrupts = "aia"
+        self._machine = machine
+        self._started_ns = started_ns
+
+    async def _do(self, work: Any) -> Any:
+        if self._machine.state == STALLED:
+            raise _refuse("Stalled", self._machine.reason)
+        return await asyncio.wrap_future(self._machine.do(work))
+
+    async def run(self) -> None:
+        """Go on after a pause."""
+        await self._do(self._machine.resume)
+
+    async def pause(self) -> None:
+        """Stop harts and time."""
+        if self._machine.state not in (RUNNING, PAUSED):
+            raise _refuse("State", f"the machine is {self._machine.state}")
+        await self._do(self._machine.pause)
+
+    async def reset(self) -> None:
+        """Cold reset."""
+        if self._machine.state not in (RUNNING, PAUSED):
+            raise _refuse("State", f"the machine is {self._machine.state}")
+        await self._do(self._machine.request_reset)
+
+    async def power_down(self) -> None:
+        """Ask the guest to power down.
+
+        The machine has no power button that Debian's riscv64 kernel knows (no gpio-keys, no ACPI), so this takes the
+        way over the serial console that the kernel offers: SysRq sync, remount read-only, power off.
+        """
+        if self._machine.state != RUNNING:
+            raise _refuse("State", f"the machine is {self._machine.state}")
+        for request in b"suo":
+            await self._do(lambda key=request: self._machine.uart.receive_break(bytes([key])))
+            await asyncio.sleep(_SYSRQ_PAUSE_S)
+
+    def quit(self, exit_status: int) -> None:
+        """End the VM now."""
+        self._machine.quit(exit_status)
+
+    def memory_map(self) -> list[tuple[int, int, str]]:
+        """Physical address space."""
+        return sorted([*self._machine.space.regions(), (DRAM_BASE, self._machine.ram.size, "ram")])
+
+    def read_memory(self, gpa: int, length: int) -> bytes:
+        """Read guest RAM."""
+        data = self._machine.memory.read(gpa, length) if length <= _TRANSFER_MAX else None
+        if data is None:
+            raise _refuse("OutOfRange", f"{length} bytes at {gpa:#x} are not all RAM, or more than 1 MiB")
+        return data
+
+    def write_memory(self, gpa: int, data: bytes) -> None:
+        """Write guest RAM."""
+        if len(data) > _TRANSFER_MAX or not self._machine.memory.write(gpa, data):
+            raise _refuse("OutOfRange", f"{len(data)} bytes at {gpa:#x} are not all RAM, or more than 1 MiB")
+
+    def device_tree(self) -> bytes:
+        """The tree the guest was given."""
+        return self._machine.blob
+
+    @property
+    def state(self) -> str:
+        """waiting | running | paused | stalled | off."""
+        return self._machine.state
+
+    @property
+    def state_reason(self) -> str:
+        """Why."""
+        return self._machine.reason
+
+    @property
+    def exit_status(self) -> int:
+        """The guest's exit status once it is off."""
+        return self._machine.exit_status if self._machine.state == OFF else 0
+
+    @property
+    def memory_size(self) -> int:
+        """Bytes of RAM."""
+        return self._machine.ram.size
+
+    @property
+    def harts(self) -> int:
+        """Number of harts."""
+        return len(self._machine.harts)
+
+    @property
+    def clock(self) -> int:
+        """Guest time in ns."""
+        return self._machine.clock.now_ns()
+
+    @property
+    def start_time(self) -> int:
+        """Host ns from the start of the process to the first guest instruction."""
+        return max(0, self._machine.first_instruction_ns - self._started_ns)
+
+
+class Hart1:
+    """org.busvm.Hart1."""
+
+    def __init__(self, machine: Machine, hart: Hart) -> None:
+        self.index = hart.index
+        self.isa = ISA
+        self.engine = "interpreter"
+        self._machine = machine
+        self._hart = hart
+
+    async def read_registers(self) -> dict[str, int]:
+        """All registers, taken between two instructions."""
+        if self._machine.state == STALLED:  # the hart stands in an access: what it shows now holds
+            return self._hart.registers()
+        values: dict[str, int] = await asyncio.wrap_future(self._machine.do(self._hart.registers))
+        return values
+
+    async def read_register(self, name: str) -> int:
+        """One register."""
+        values = await self.read_registers()
+        if name not in values:
+            raise _refuse("NoRegister", f"no register {name!r}")
+        return values[name]
+
+    async def write_register(self, name: str, value: int) -> None:
+        """Set an integer or floating register or pc of a paused machine."""
+        if self._machine.state != PAUSED:
+            raise _refuse("State", "registers can be written while the machine is paused")
+        signed = value - (1 << 64) if value >= 1 << 63 else value
+
+        def store() -> None:
+            if name == "pc":
+                self._hart["PC"] = signed
+            elif name in ABI_NAMES[1:]:
+                self._hart.x[ABI_NAMES.index(name)] = signed
+            elif name in FLOAT_ABI_NAMES:
+                self._hart.f[FLOAT_ABI_NAMES.index(name)] = signed
+            else:
+                raise _refuse("NoRegister", f"no writable register {name!r}")
+
+        await asyncio.wrap_future(self._machine.do(store))
+
+    async def disassemble(self, address: int, count: int) -> list[tuple[int, int, str, str]]:
+        """Instructions from a virtual address on."""
+        if self._machine.state == STALLED:
+            raise _refuse("Stalled", self._machine.reason)
+
+        def lines() -> list[tuple[int, int, str, str]]:
+            found, at = [], address
+            for _ in range(min(count, _LINES_MAX)):
+                word = self._hart.fetch(at)
+                if word is None:
+                    break
+                size, text = disassemble(word, at)
+                found.append((at, word & (1 << 8 * size) - 1, text, f"{size}"))
+                at += size
+            return found
+
+        rows: list[tuple[int, int, str, str]] = await asyncio.wrap_future(self._machine.do(lines))
+        return rows
+
+    @property
+    def state(self) -> str:
+        """started | stopped | suspended."""
+        return "stopped" if self._machine.state == OFF else "started"
+
+    @property
+    def privilege(self) -> str:
+        """U, S or M."""
+        return PRIVILEGES[self._hart["PRIV"]]
+
+    @property
+    def pc(self) -> int:
+        """Program counter as of the last look."""
+        return self._hart["PC"] & (1 << 64) - 1
+
+    @property
+    def instructions(self) -> int:
+        """Retired instructions."""
+        return max(0, self._hart["INSTRET"])
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """Returns of the compiled loop by reason, and what it counted itself."""
+        counters = ("WALKS", "FETCH_MISSES", "DECODES", "PAGE_SERVED", "DOORBELLS", "TRAPS", "INTERRUPTS")
+        return {**self._hart.exits, **{name.lower(): self._hart[name] for name in counters}}
+
+
+class Function1:
+    """org.busvm.Function1."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.id = slot.id
+        self.bus_name = names.device_name(slot.id)
+        self.slot = f"00:{slot.number:02x}.0"
+        self._slot = slot
+
+    @property
+    def type(self) -> str:
+        """Type of the device."""
+        return self._slot.type
+
+    @property
+    def state(self) -> str:
+        """missing | attaching | attached | lost."""
+        return self._slot.state
+
+    @property
+    def pid(self) -> int:
+        """Process id of the device."""
+        return self._slot.function.pid if self._slot.function else 0
+
+    @property
+    def epoch(self) -> int:
+        """Incarnation."""
+        return self._slot.function.epoch if self._slot.function else 0
+
+    @property
+    def bars(self) -> list[tuple[int, int, int]]:
+        """BAR, guest address, size."""
+        return self._slot.function.bars() if self._slot.function else []
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Accesses and what was wrong with them."""
+        return dict(self._slot.function.counters) if self._slot.function else {}
