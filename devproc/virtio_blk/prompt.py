@@ -8,9 +8,9 @@ from devproc.device import Device
 from devproc.driver_queue import DriverQueue
 from devproc.host import Commands
 from devproc.poke import settle
-from devproc.virtio import Feature, Status
 from devproc.virtio_blk.backend import SECTOR
 from devproc.virtio_blk.device import BlockDevice, Type
+from devproc.virtio_spec import Feature, Status
 
 _QUEUE_SIZE = 4
 _ANSWERS = {0: "ok", 1: "i/o error", 2: "unsupported"}

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from devproc.driver_queue import DriverQueue
-from devproc.virtio import Feature, Status
+from devproc.virtio_spec import Feature, Status
 from tests.conformance.fake_cpu import RAM_BASE, FakeCpu
 
 CONFIG = 7

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devproc.virtio import Feature, Status
+from devproc.virtio_spec import Feature, Status
 from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 from protocol import messages
 from protocol.bus import BusError

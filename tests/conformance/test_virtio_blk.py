@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devproc.virtio import Feature, Status
+from devproc.virtio_spec import Feature, Status
 from tests.conformance.conftest import Start
 from tests.conformance.driver import CONFIG, DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES, Driver
 from tests.conformance.fake_cpu import RAM_BASE, FakeCpu
