@@ -1,0 +1,126 @@
+"""``env``, ``config`` and ``validate``: about a VM without touching it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator import config as vm_config
+from orchestrator import output, schema, vms
+from orchestrator.commands.up import file_meant
+from orchestrator.config import Config
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs."""
+    parser = verbs.add_parser(
+        "env",
+        help="print the address of a VM's bus for other programs",
+        description='Print shell commands: eval "$(orchestrator env)" makes busctl --user, gdbus and D-Spy see the VM.',
+    )
+    parser.add_argument("vm", nargs="?", metavar="VM", help="name, or its vm.toml")
+    parser.set_defaults(run=run_env)
+    parser = verbs.add_parser(
+        "config",
+        help="print the resolved configuration",
+        description="Print the configuration with all defaults, as TOML that gives the same VM.",
+    )
+    _add_file(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of vm.toml, for editors")
+    parser.set_defaults(run=run_config)
+    parser = verbs.add_parser(
+        "validate", help="check a vm.toml", description="Check a vm.toml; exit status 2 and one line if it is wrong."
+    )
+    _add_file(parser)
+    parser.set_defaults(run=run_validate)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", type=Path, help="vm.toml, or a folder with one")
+    parser.add_argument("--name", help="name of the VM, instead of vm.name")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="such as vm.memory=1G")
+
+
+def run_env(options: argparse.Namespace) -> int:
+    """Print the bus address."""
+    vm = vms.find(options.vm)
+    output.line(f"export DBUS_SESSION_BUS_ADDRESS='{vm.runtime.bus_address}'")
+    return 0
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return vm_config.load(file_meant(options.file), options.set, name=options.name)
+
+
+def run_validate(options: argparse.Namespace) -> int:
+    """Check a file."""
+    config = _load(options)
+    kernel = "with its own kernel" if config.kernel else "with the embedded guest"
+    output.line(f"{config.file or 'no file'}: VM {config.name!r}, {len(config.devices)} devices, {kernel}")
+    return 0
+
+
+def run_config(options: argparse.Namespace) -> int:
+    """Print the resolved configuration."""
+    if options.schema:
+        output.as_json(schema.json_schema())
+        return 0
+    tables = resolved(_load(options))
+    if options.json:
+        output.as_json(tables)
+    else:
+        output.line(toml(tables))
+    return 0
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Return the tables of a vm.toml that gives this configuration."""
+    boot = {"kernel": config.kernel, "initrd": config.initrd, "cmdline": config.cmdline}
+    tables: dict[str, Any] = {
+        "schema": schema.SCHEMA_VERSION,
+        "vm": {
+            "name": config.name,
+            "memory": schema.size_text(config.memory),
+            "cpus": config.cpus,
+            "interrupts": config.interrupts,
+        },
+        "boot": {name: _value(value) for name, value in boot.items() if value},
+        "device": [
+            {
+                name: _value(value)
+                for name, value in {
+                    "id": device.id,
+                    "type": device.type,
+                    "start": device.start,
+                    "restart": device.restart,
+                    **({"args": device.args} if device.args else {}),
+                    **dict(device.options),
+                }.items()
+            }
+            for device in config.devices
+        ],
+    }
+    return tables
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def toml(tables: dict[str, Any]) -> str:
+    """Write tables as TOML; its strings and lists are written as JSON's."""
+    lines = [f"schema = {tables['schema']}"]
+    for name in ("vm", "boot"):
+        lines += ["", f"[{name}]", *_lines(tables[name])]
+    for device in tables["device"]:
+        lines += ["", "[[device]]", *_lines(device)]
+    return "\n".join(lines)
+
+
+def _lines(table: dict[str, Any]) -> list[str]:
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items()]

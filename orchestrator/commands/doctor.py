@@ -1,0 +1,115 @@
+"""``doctor``: what this host has, and what is missing for which feature."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+from orchestrator import output
+from protocol.errors import BusvmError
+from protocol.memory import SHM
+from protocol.names import cache_root, private_folder, runtime_root
+
+_ROOM = 512 << 20
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+# program, package, what for, whether VMs run without it
+_PROGRAMS = (
+    ("dbus-daemon", "dbus-daemon", "the bus of every VM", True),
+    ("busctl", "systemd", "looking at the bus", False),
+    ("gdbus", "libglib2.0-bin", "looking at the bus", False),
+    ("apt-get", "apt", "orchestrator image debian", False),
+    ("dpkg-deb", "dpkg", "orchestrator image debian", False),
+    ("mke2fs", "e2fsprogs", "orchestrator image debian", False),
+    ("dtc", "device-tree-compiler", "reading device trees; tests", False),
+    ("qemu-system-riscv64", "qemu-system-misc", "comparison with QEMU; tests", False),
+    ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu", "rebuilding the embedded guest; tests", False),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; ``level`` is ok, missing (VMs run without it) or error."""
+
+    name: str
+    level: str
+    text: str
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "doctor",
+        help="check this host",
+        description="Check what this host has for busvm. Exit status 4 if a VM cannot run.",
+    )
+    parser.add_argument("--warm", action="store_true", help="compile the CPU for this host now, not at the first start")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.warm:
+        done = subprocess.run([sys.executable, "-m", "cpu_proc", "--warm"], stdout=sys.stderr, check=False)
+        if done.returncode:
+            raise BusvmError(f"the CPU could not be compiled: status {done.returncode}")
+    checks = look()
+    if options.json:
+        output.as_json([asdict(check) for check in checks])
+    else:
+        output.table(["CHECK", "", ""], [[check.name, check.level, check.text] for check in checks])
+    return 4 if any(check.level == "error" for check in checks) else 0
+
+
+def look() -> list[Check]:
+    """Look at everything."""
+    return [_python(), *(_program(*row) for row in _PROGRAMS), _shm(), _folder(), _engine()]
+
+
+def _python() -> Check:
+    level = "ok" if sys.version_info >= (3, 11) else "error"
+    return Check("Python", level, sys.version.split()[0])
+
+
+def _program(name: str, package: str, purpose: str, needed: bool) -> Check:
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS]))
+    if path:
+        return Check(name, "ok", path)
+    return Check(name, "error" if needed else "missing", f"for {purpose}: apt install {package}")
+
+
+def _shm() -> Check:
+    try:
+        room = os.statvfs(SHM)
+    except OSError as error:
+        return Check(str(SHM), "error", str(error.strerror))
+    free = room.f_bavail * room.f_frsize
+    level = "ok" if free >= _ROOM and os.access(SHM, os.W_OK) else "error"
+    return Check(str(SHM), level, f"{free >> 20} MiB free: the memory of VMs")
+
+
+def _folder() -> Check:
+    try:
+        return Check("runtime folder", "ok", str(private_folder(runtime_root())))
+    except BusvmError as error:
+        return Check("runtime folder", "error", error.message)
+
+
+def _engine() -> Check:
+    done = subprocess.run(
+        [sys.executable, "-m", "cpu_proc", "--check-cache"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return Check("compiled CPU", "ok", str(cache_root() / "engine"))
+    if done.stderr.strip():
+        return Check("compiled CPU", "error", done.stderr.strip().splitlines()[-1])
+    return Check("compiled CPU", "missing", "the first start compiles it, or `orchestrator doctor --warm`")

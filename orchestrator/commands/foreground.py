@@ -1,0 +1,51 @@
+"""``up`` with the console on this terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+from orchestrator.config import Config
+from orchestrator.console import Console, Terminal
+from orchestrator.launch import Running
+from orchestrator.report import Spoken
+from orchestrator.supervise import Supervisor
+
+
+def attend(running: Running, config: Config, terminal: Terminal) -> int:
+    """Supervise the VM with its console here until its end; return the guest's exit status."""
+    try:
+        return asyncio.run(_attend(running, config, terminal))
+    finally:
+        terminal.restore()
+        running.end()
+
+
+async def _attend(running: Running, config: Config, terminal: Terminal) -> int:
+    loop = asyncio.get_running_loop()
+    supervisor = Supervisor(running, config, Spoken(terminal.say, on_ran=terminal.raw))
+    closed = asyncio.Event()
+
+    def from_thread(action: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(action)  # type: ignore[arg-type]
+
+    console = Console(
+        running.runtime.console_socket,
+        terminal,
+        on_escape=lambda: from_thread(supervisor.ask_down),
+        on_closed=lambda: from_thread(closed.set),
+        on_broken=lambda: from_thread(supervisor.ask_down),
+    )
+    console.start()
+    try:
+        status = await supervisor.run()
+        # what the guest printed last is still on its way; whoever does not want it interrupts
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, console.stop)
+        await closed.wait()
+        return status
+    finally:
+        console.stop()
+        terminal.restore()

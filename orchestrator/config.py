@@ -1,0 +1,335 @@
+"""vm.toml and ``--set`` → a frozen configuration, or one line that says what is wrong and where.
+
+Everything about single keys comes from ``schema.KEYS``. Nothing here starts or opens anything: a file that is named
+is looked up, no more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import schema
+from orchestrator.schema import Key, Kind
+from orchestrator.toml_lines import Lines
+from protocol.errors import ConfigError
+from protocol.names import ID_PATTERN, VM_PATTERN
+
+DEFAULT_NAME = "demo"
+FILE_NAME = "vm.toml"
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One ``[[device]]``; ``options`` are the keys of its type that were given or have a default."""
+
+    id: str
+    type: str
+    start: str
+    restart: str
+    args: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole VM; paths are absolute."""
+
+    name: str
+    memory: int
+    cpus: int
+    interrupts: str
+    kernel: Path | None
+    initrd: Path | None
+    cmdline: str
+    devices: tuple[Device, ...]
+    file: Path | None
+    places: Places = field(compare=False, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths are relative to."""
+        return self.file.parent if self.file else Path.cwd()
+
+
+class Places:
+    """Where each value came from, as the start of a message: ``vm.toml:3`` or ``--set``."""
+
+    def __init__(self, file: str, lines: Lines | None, overridden: frozenset[tuple[str | int, ...]]) -> None:
+        self._file = file
+        self._lines = lines
+        self._overridden = overridden
+
+    def of(self, *path: str | int) -> str:
+        """Return the place of a key such as ``("device", 0, "image")``."""
+        if path in self._overridden or self._lines is None:
+            return "--set"
+        return f"{self._file}:{self._lines.find(*path)}"
+
+
+def _nearest(word: str, valid: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"did you mean {found[0]!r}?" if found else None
+
+
+def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = None) -> Config:
+    """Read ``file`` (``None``: the embedded guest alone), apply ``--set`` texts and check everything.
+
+    Raises:
+        ConfigError: naming file, line and key.
+    """
+    data, lines, shown = ({}, None, "") if file is None else _read(file)
+    overridden = _apply(data, [*settings, *([f"vm.name={name}"] if name is not None else [])])
+    places = Places(shown, lines, overridden)
+    reader = _Reader(places, file.resolve().parent if file else Path.cwd())
+    reader.check_tables(data)
+    reader.table(data, "", ())
+    vm = reader.table(data.get("vm", {}), "vm", ("vm",))
+    boot = reader.table(data.get("boot", {}), "boot", ("boot",))
+    memory = reader.memory(vm["memory"])
+    return Config(
+        name=reader.vm_name(vm["name"] or _default_name(file)),
+        memory=memory,
+        cpus=vm["cpus"],
+        interrupts=vm["interrupts"],
+        kernel=boot["kernel"],
+        initrd=boot["initrd"],
+        cmdline=boot["cmdline"],
+        devices=reader.devices(data.get("device", [])),
+        file=file.resolve() if file else None,
+        places=places,
+    )
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Lines, str]:
+    shown = os.path.relpath(file) if not file.is_absolute() else str(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{shown}: no such file", hint="`orchestrator up` without a file boots a demo") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown}: not a text in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{shown}: cannot read: {error.strerror}") from error
+    try:
+        return tomllib.loads(text), Lines(text), shown
+    except tomllib.TOMLDecodeError as error:
+        found = re.match(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        line = int(found[2]) if found and found[2] else len(text.splitlines()) or 1
+        raise ConfigError(f"{shown}:{line}: no valid TOML: {found[1] if found else error}") from error
+
+
+def _default_name(file: Path | None) -> str:
+    if file is None:
+        return DEFAULT_NAME
+    stem = file.resolve().parent.name if file.name == FILE_NAME else file.stem
+    word = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-_.")[:31]
+    return word or DEFAULT_NAME
+
+
+def _apply(data: dict[str, Any], settings: Iterable[str]) -> frozenset[tuple[str | int, ...]]:
+    """Put ``vm.memory=1G`` and ``disk0.readonly=true`` into ``data``, and return what they changed."""
+    changed: set[tuple[str | int, ...]] = set()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        table, _, name = key.strip().partition(".")
+        if not equals or not name:
+            raise ConfigError(f"--set {setting}: not TABLE.KEY=VALUE", hint="for example --set vm.memory=1G")
+        value = _value(text.strip())
+        devices = data.get("device", [])
+        ids = [d.get("id") for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+        if table in ("vm", "boot"):
+            target = data.setdefault(table, {})
+            path: tuple[str | int, ...] = (table, name)
+        elif table in ids:
+            target = devices[ids.index(table)]
+            path = ("device", ids.index(table), name)
+        else:
+            hint = _nearest(table, ["vm", "boot", *[i for i in ids if isinstance(i, str)]])
+            raise ConfigError(f"--set: {key}: no table or device {table!r}", hint=hint)
+        if isinstance(target, dict):
+            target[name] = value
+            changed.add(path)
+    return frozenset(changed)
+
+
+def _value(text: str) -> Any:
+    """Return a TOML value, or the text itself where it is none: quotes are the shell's already."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, (bool, int, str, list)) else text
+
+
+class _Reader:
+    """Checks values against the schema; every message begins with the place and the key."""
+
+    def __init__(self, places: Places, folder: Path) -> None:
+        self._places = places
+        self._folder = folder
+
+    def error(self, path: tuple[str | int, ...], what: str, hint: str | None = None) -> ConfigError:
+        """Return the error to raise about ``path``."""
+        key = ".".join(str(part) for part in path if not isinstance(part, int))
+        return ConfigError(f"{self._places.of(*path)}: {key}: {what}", hint=hint)
+
+    def check_tables(self, data: dict[str, Any]) -> None:
+        """Check that the tables are tables."""
+        for table in schema.TABLES:
+            value = data.get(table, [] if table == "device" else {})
+            if table == "device":
+                if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                    raise self.error((table,), "must be a list of tables", "write [[device]]")
+            elif not isinstance(value, dict):
+                raise self.error((table,), "must be a table", f"write [{table}]")
+
+    def table(self, given: dict[str, Any], table: str, path: tuple[str | int, ...], kind: str = "") -> dict[str, Any]:
+        """Return the checked values of one table, with defaults; ``kind`` is the device's type."""
+        keys = {n: k for n, k in schema.keys_of(table).items() if not k.types or kind in k.types}
+        tables = schema.TABLES if not table else ()
+        for name in given:
+            if name in keys or name in tables:
+                continue
+            elsewhere = schema.keys_of(table).get(name)
+            if elsewhere is not None:
+                raise self.error((*path, name), f"a device of type {kind!r} has no such key", "use args")
+            hint = _nearest(name, [*keys, *tables])
+            if hint is None and keys and table:
+                hint = f"{table} has: {', '.join(keys)}"
+            raise self.error((*path, name), "unknown key", hint)
+        return {name: self._checked(given, key, path) for name, key in keys.items()}
+
+    def _checked(self, given: dict[str, Any], key: Key, path: tuple[str | int, ...]) -> Any:
+        if key.name not in given:
+            if key.required:
+                raise self.error((*path, key.name), "missing", key.doc.replace("`", ""))
+            return key.default
+        where = (*path, key.name)
+        value: Any = given[key.name]
+        if key.kind is Kind.SIZE:
+            return self._size(value, key, where)
+        wanted: dict[Kind, type] = {Kind.COUNT: int, Kind.FLAG: bool, Kind.WORDS: list}
+        expected = wanted.get(key.kind, str)
+        fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        if not fits:
+            raise self.error(where, f"must be {_article(key.kind)}, not {_toml_type(value)}")
+        if key.kind is Kind.WORDS:
+            if not all(isinstance(word, str) for word in value):
+                raise self.error(where, "must be a list of texts")
+            return tuple(value)
+        if key.kind is Kind.FILE:
+            return self._file(value, where)
+        if key.kind is Kind.COUNT:
+            self._range(value, key, where)
+        if key.choices and value not in key.choices:
+            what = f"{value!r} is not built yet" if value in key.later else f"{value!r} is none of its values"
+            raise self.error(where, what, _nearest(value, key.choices) or f"values: {', '.join(key.choices)}")
+        return value
+
+    def _range(self, value: int, key: Key, where: tuple[str | int, ...]) -> None:
+        if value < key.least or (key.most is not None and value > key.most):
+            if key.least == key.most:
+                raise self.error(where, f"{value} is not possible yet", f"only {key.least} so far")
+            limit = f"{key.least} to {key.most}" if key.most is not None else f"{key.least} or more"
+            raise self.error(where, f"{value} is out of range", limit)
+
+    def _size(self, value: Any, key: Key, where: tuple[str | int, ...]) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        found = _SIZE.match(value) if isinstance(value, str) else None
+        if not found:
+            raise self.error(where, f"{value!r} is no size", 'such as "512M", "1G" or a number of bytes')
+        return int(found[1]) << _SHIFTS[found[2].upper()]
+
+    def _file(self, value: str, where: tuple[str | int, ...]) -> Path:
+        path = (self._folder / Path(value).expanduser()).absolute() if value else self._folder
+        if path.is_dir():
+            raise self.error(where, f"{value!r} is a folder" if value else "empty")
+        if not path.exists():
+            names = os.listdir(path.parent) if path.parent.is_dir() else []
+            raise self.error(where, f"no such file: {path}", _nearest(path.name, names))
+        if not os.access(path, os.R_OK):
+            raise self.error(where, f"not permitted to read {path}")
+        return path
+
+    def memory(self, size: int) -> int:
+        """Check the size of RAM."""
+        where = ("vm", "memory")
+        shown = schema.size_text(size)
+        if size < schema.MEMORY_LEAST:
+            raise self.error(where, f"{shown} is too little", f"{schema.size_text(schema.MEMORY_LEAST)} or more")
+        if size % schema.MEMORY_STEP:
+            near = size // schema.MEMORY_STEP * schema.MEMORY_STEP
+            raise self.error(where, f"{shown} is no multiple of 2M", f"the nearest is {schema.size_text(near)}")
+        return size
+
+    def vm_name(self, name: str) -> str:
+        """Check the VM's name."""
+        if not VM_PATTERN.match(name):
+            raise self.error(("vm", "name"), f"{name!r} is no name", "letters, digits, _ . -, up to 31")
+        if name.endswith(".dev"):  # its /dev/shm names would look like those of another VM's devices
+            raise self.error(("vm", "name"), f"{name!r} ends in .dev", "choose another")
+        return name
+
+    def devices(self, tables: list[dict[str, Any]]) -> tuple[Device, ...]:
+        """Check the devices together."""
+        devices: list[Device] = []
+        lines: dict[str, int] = {}
+        for index, given in enumerate(tables):
+            device = self._device(given, index)
+            where = ("device", index, "id")
+            if device.id in lines:
+                first = self._places.of("device", lines[device.id], "id")
+                raise self.error(where, f"{device.id!r} is taken", f"first used at {first}")
+            lines[device.id] = index
+            if len(devices) == schema.SLOTS:
+                raise self.error(("device", index), f"no slot left: {schema.SLOTS} devices at most")
+            devices.append(device)
+        return tuple(devices)
+
+    def _device(self, given: dict[str, Any], index: int) -> Device:
+        path = ("device", index)
+        kind = given.get("type")
+        if isinstance(kind, str):
+            self._type(kind, (*path, "type"))
+        values = self.table(given, "device", path, kind if isinstance(kind, str) else "")
+        if not ID_PATTERN.match(values["id"]):
+            hint = "letters, digits and _, from a letter on, up to 31"
+            raise self.error((*path, "id"), f"{values['id']!r} is no device id", hint)
+        if values["id"] in schema.RESERVED_IDS | {"vm", "boot"}:
+            raise self.error((*path, "id"), f"{values['id']!r} is the name of a part of every VM", "choose another")
+        fixed = {name: values.pop(name) for name in ("id", "type", "start", "restart", "args")}
+        return Device(**fixed, options=tuple(values.items()))
+
+    def _type(self, kind: str, where: tuple[str | int, ...]) -> None:
+        if kind in schema.DEVICE_TYPES:
+            return
+        module = kind.removeprefix(schema.PYTHON_PREFIX)
+        if kind.startswith(schema.PYTHON_PREFIX):
+            if all(part.isidentifier() for part in module.split(".")):
+                return
+            raise self.error(where, f"{module!r} is no module name", "such as python:mydevices.rng")
+        hint = _nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE"
+        raise self.error(where, f"unknown type {kind!r}", hint)
+
+
+def _article(kind: Kind) -> str:
+    if kind is Kind.FLAG:
+        return str(kind)
+    return "a whole number" if kind is Kind.COUNT else "a text in quotes" if kind is not Kind.WORDS else f"a {kind}"
+
+
+def _toml_type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    names = {int: "a number", float: "a number with a point", str: "a text", list: "a list", dict: "a table"}
+    return names.get(type(value), "that")

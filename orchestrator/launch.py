@@ -1,0 +1,126 @@
+"""Brings the processes of a VM up, or finds those that an orchestrator which died has left running.
+
+Without an event loop, so that the machine is on its way before the orchestrator has loaded the rest of itself.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from orchestrator import bus_daemon, leftovers, record, schema, spawn
+from orchestrator.lock import Lock
+from orchestrator.plan import BUS, CPU, Plan
+from orchestrator.record import BY_HAND, RUNNING, Record
+from orchestrator.spawn import Child
+from protocol.errors import HostError
+from protocol.memory import SHM
+from protocol.names import Runtime
+
+
+@dataclass
+class Running:
+    """A VM that this process supervises."""
+
+    plan: Plan
+    runtime: Runtime
+    lock: Lock
+    record: Record
+    children: dict[str, Child] = field(default_factory=dict)
+    adopted: bool = False
+
+    def start(self, name: str) -> Child:
+        """Start the process ``name`` of the plan, and record it."""
+        process = self.plan.process(name)
+        child = spawn.start_bus(process) if name == BUS else spawn.start(process)
+        child.entry.restarts = self.record.entries[name].restarts
+        self.keep(child)
+        return child
+
+    def keep(self, child: Child) -> None:
+        """Record a process that runs."""
+        self.children[child.process.id] = child
+        self.record.entries[child.process.id] = child.entry
+        self.record.write(self.runtime)
+
+    def note(self, name: str, state: str, note: str = "") -> None:
+        """Record what became of a process."""
+        entry = self.record.entries[name]
+        entry.state, entry.note = state, note
+        if state != RUNNING:
+            entry.pid = 0
+        self.record.write(self.runtime)
+
+    def end(self) -> None:
+        """End every process, the bus last, and take away everything but the logs."""
+        leftovers.end_processes(self.runtime, self.record.entries.values())
+        for child in self.children.values():
+            child.reap()
+            child.close()
+        leftovers.remove_files(self.runtime)
+        self.lock.release()
+
+
+def check_room(plan: Plan) -> None:
+    """Check that RAM fits into /dev/shm, before anything is started.
+
+    Raises:
+        HostError: it does not.
+    """
+    room = os.statvfs(SHM)
+    free = room.f_bavail * room.f_frsize
+    if free < plan.memory:
+        raise HostError(
+            f"no space in {SHM}: the VM's memory is {schema.size_text(plan.memory)}, {free >> 20} MiB are free",
+            hint="lower vm.memory, or enlarge it: mount -o remount,size=… " + str(SHM),
+        )
+
+
+def rotate_logs(plan: Plan) -> None:
+    """Keep the logs of the run before as ``*.log.1``, so that a log is of one run."""
+    if not plan.processes:
+        return
+    folder = os.path.dirname(plan.processes[0].log)
+    for name in os.listdir(folder):
+        if name.endswith(".log"):
+            os.replace(f"{folder}/{name}", f"{folder}/{name}.1")
+
+
+def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
+    """Start all processes; whatever goes wrong, none stays.
+
+    Raises:
+        HostError: the host lacks something.
+    """
+    running = Running(plan, runtime, lock, Record.new(plan))
+    try:
+        check_room(plan)
+        bus_daemon.prepare(runtime)
+        running.record.write(runtime)
+        running.start(BUS)
+        running.start(CPU)
+        for device in plan.devices:
+            if device.start == "attach":
+                running.note(device.id, BY_HAND)
+            else:
+                running.start(device.id)
+    except BaseException:
+        running.end()
+        raise
+    return running
+
+
+def found(earlier: Record, runtime: Runtime, lock: Lock) -> Running | None:
+    """Take over what ``earlier`` says, if its machine and its bus still run."""
+    running = Running(earlier.plan, runtime, lock, earlier, adopted=True)
+    earlier.orchestrator = record.ourselves()
+    for process in earlier.plan.processes:
+        child = spawn.adopt(process, earlier.entries[process.id])
+        if child is not None:
+            running.children[process.id] = child
+    if BUS not in running.children or CPU not in running.children:
+        for child in running.children.values():
+            child.close()
+        return None
+    earlier.write(runtime)
+    return running

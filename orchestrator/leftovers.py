@@ -1,0 +1,59 @@
+"""Takes away what a VM leaves in the host: its processes, its folder, its names in /dev/shm. Nobody else's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+
+from orchestrator import record
+from orchestrator.record import Entry, Record
+from protocol.memory import SHM, shm_name
+from protocol.names import Runtime
+
+TERM_GRACE_S = 3.0
+
+
+def shared_names(runtime: Runtime) -> list[str]:
+    """Return the VM's names in /dev/shm."""
+    return sorted(path.name for path in SHM.glob(shm_name(runtime.vm, "*")) if _is_of(path.name, runtime.vm))
+
+
+def _is_of(name: str, vm: str) -> bool:
+    """Tell whether a name is of ``vm``, and not of a VM whose name begins alike (``a`` and ``a.b``)."""
+    rest = name.removeprefix(shm_name(vm, ""))
+    return rest in ("ram", "irq", "clock") or rest.startswith("dev.")
+
+
+def end_processes(runtime: Runtime, entries: Iterable[Entry], *, grace_s: float = TERM_GRACE_S) -> None:
+    """End what runs of ``entries``: the machine, then the devices, the bus last, so that each can say goodbye."""
+    left = [entry for entry in entries if entry.is_alive()]
+    for stage in (("cpu",), None, ("bus",)):
+        chosen = [e for e in left if (e.id in stage if stage else e.id not in ("cpu", "bus"))]
+        record.end(chosen, grace_s=grace_s)
+
+
+def remove_files(runtime: Runtime) -> None:
+    """Remove the VM's folder and its names in /dev/shm; the logs stay."""
+    for name in shared_names(runtime):
+        (SHM / name).unlink(missing_ok=True)
+    shutil.rmtree(runtime.folder, ignore_errors=True)
+
+
+def clean(runtime: Runtime, found: Record | None) -> list[str]:
+    """Clean up after a VM that was killed, and return what there was; the caller holds its lock.
+
+    The folder itself stays, for the lock is in it.
+    """
+    did: list[str] = []
+    alive = found.alive() if found else []
+    if found and alive:
+        did += [f"{entry.id} (pid {entry.pid})" for entry in alive]
+        end_processes(runtime, alive)
+    for name in shared_names(runtime):
+        did.append(f"/dev/shm/{name}")
+        (SHM / name).unlink(missing_ok=True)
+    for path in runtime.folder.iterdir() if runtime.folder.is_dir() else ():
+        if path != runtime.lock:
+            did.append(str(path))
+            path.unlink(missing_ok=True)
+    return did

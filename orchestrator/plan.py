@@ -1,0 +1,147 @@
+"""Configuration → the processes of a VM: pure, so that ``up --dry-run`` shows exactly what ``up`` would start."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import schema
+from orchestrator.config import Config, Device
+from protocol.names import Runtime
+
+BUS, CPU = "bus", "cpu"
+FIRST_SLOT = 1  # slot 0 is the host bridge
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: how it is started, and what happens when it ends."""
+
+    id: str
+    type: str
+    argv: tuple[str, ...]
+    log: str
+    cwd: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    start: str = "auto"
+    restart: str = "no"
+    slot: int | None = None
+
+    @property
+    def command(self) -> str:
+        """The command as one would type it."""
+        return shlex.join(self.argv)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All processes of one VM, in the order of their start."""
+
+    vm: str
+    file: str | None
+    memory: int
+    bus: str
+    processes: tuple[Process, ...]
+
+    @property
+    def devices(self) -> tuple[Process, ...]:
+        """The device processes."""
+        return tuple(process for process in self.processes if process.slot is not None)
+
+    def process(self, name: str) -> Process:
+        """Return the process ``name``; it must be there."""
+        return next(process for process in self.processes if process.id == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        """Return the plan that ``to_json`` wrote.
+
+        Raises:
+            KeyError, TypeError: it is none of this version.
+        """
+        processes = tuple(Process(**{**p, "argv": tuple(p["argv"])}) for p in value["processes"])
+        return cls(**{**value, "processes": processes})
+
+
+def make(config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str] = ()) -> Plan:
+    """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger."""
+    bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
+    devices = tuple(
+        _device(config, device, FIRST_SLOT + index, runtime, debug=device.id in debug)
+        for index, device in enumerate(config.devices)
+    )
+    cpu = _cpu(config, devices, runtime, guest)
+    file = str(config.file) if config.file else None
+    return Plan(config.name, file, config.memory, runtime.bus_address, (bus, cpu, *devices))
+
+
+def bus_command(runtime: Runtime) -> tuple[str, ...]:
+    """Return the command of the private dbus-daemon, less the descriptor on which it says that it is ready."""
+    return ("dbus-daemon", f"--config-file={runtime.folder / 'bus.conf'}", "--nofork", "--nopidfile")
+
+
+def _python(module: str, *, safe: bool) -> tuple[str, ...]:
+    # -P keeps the working folder, where the user's files are, from hiding our own modules
+    return (sys.executable, *(("-P",) if safe else ()), "-m", module)
+
+
+def _environment() -> dict[str, str]:
+    found = {"PYTHONUNBUFFERED": "1"}
+    home = Path(__file__).resolve().parent.parent
+    if home.name not in ("site-packages", "dist-packages"):  # a checkout that may not be installed
+        others = os.environ.get("PYTHONPATH")
+        found["PYTHONPATH"] = f"{home}{os.pathsep}{others}" if others else str(home)
+    return found
+
+
+def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path) -> Process:
+    argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
+    argv += ["--memory", str(config.memory), "--kernel", str(config.kernel or guest)]
+    if config.initrd:
+        argv += ["--initrd", str(config.initrd)]
+    if config.cmdline:
+        argv += [f"--cmdline={config.cmdline}"]
+    for device in devices:
+        argv += ["--device", f"{device.id}={device.slot}"]
+    return Process(CPU, CPU, tuple(argv), str(runtime.logs / "cpu.log"), str(config.folder), _environment())
+
+
+def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debug: bool) -> Process:
+    known = schema.DEVICE_TYPES.get(device.type)
+    module = known.module if known else device.type.removeprefix(schema.PYTHON_PREFIX)
+    python = _python(module, safe=known is not None)
+    if debug:
+        python = (python[0], "-m", "pdb", *python[python.index("-m") :])
+    argv = [*python, "--bus", runtime.bus_address, "--id", device.id, *_options(device), *device.args]
+    return Process(
+        device.id,
+        device.type,
+        tuple(argv),
+        str(runtime.logs / f"{device.id}.log"),
+        str(config.folder),
+        _environment(),
+        "attach" if debug else device.start,
+        device.restart,
+        slot,
+    )
+
+
+def _options(device: Device) -> list[str]:
+    """Turn the keys of a device's type into options; what has its default is left out."""
+    keys = schema.keys_of("device")
+    argv: list[str] = []
+    for name, value in device.options:
+        key = keys[name]
+        if value == key.default:
+            continue
+        argv += [key.option] if value is True else [f"{key.option}={value}"]
+    return argv

@@ -1,0 +1,47 @@
+"""Whether and when a device that ended is started again: pure, time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+QUICK_S = 10.0  # a process that lived longer than this is a fresh case
+ATTEMPTS = 6
+_FIRST_DELAY_S = 0.1
+_LONGEST_DELAY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Again:
+    """Start it again after ``delay_s``."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Leave it; ``reason`` is for people."""
+
+    reason: str
+
+
+class Policy:
+    """The restart policy of one device and its memory."""
+
+    def __init__(self, restart: str) -> None:
+        self._restart = restart
+        self._quick = 0
+
+    def ended(self, status: int | None, lived_s: float) -> Again | GiveUp:
+        """Decide after the process ended with ``status`` (negative: a signal; ``None``: unknown)."""
+        if self._restart == "no":
+            return GiveUp('restart = "no"')
+        if self._restart == "on-failure" and status == 0:
+            return GiveUp('it ended with status 0 and restart is "on-failure"')
+        if lived_s >= QUICK_S:
+            self._quick = 0
+        self._quick += 1
+        if self._quick > ATTEMPTS:
+            return GiveUp(f"it ended {self._quick} times within {QUICK_S:.0f} s of its start")
+        if self._quick == 1:
+            return Again(0.0)
+        return Again(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** (self._quick - 2)))

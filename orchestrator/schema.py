@@ -1,0 +1,210 @@
+"""The keys of vm.toml: one table, from which validation, the documentation and the JSON schema are derived.
+
+A key that a device process understands names the option it becomes, so that the plan needs no list of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+SLOTS = 31  # devices on PCI bus 0: slot 0 is the host bridge
+
+MIB = 1 << 20
+MEMORY_LEAST = 32 * MIB
+MEMORY_STEP = 2 * MIB
+
+RESERVED_IDS = frozenset({"bus", "cpu", "console", "machine", "orchestrator"})  # names of other processes' logs
+PYTHON_PREFIX = "python:"
+
+
+class Kind(StrEnum):
+    """What a value must be."""
+
+    TEXT = "text"
+    SIZE = "size"
+    COUNT = "count"
+    FLAG = "true or false"
+    FILE = "file"
+    WORDS = "list of texts"
+
+
+@dataclass(frozen=True)
+class DeviceType:
+    """A type of device that comes with busvm: the module that runs it."""
+
+    module: str
+    doc: str
+
+
+DEVICE_TYPES = {
+    "virtio-blk": DeviceType("devproc.virtio_blk", "A disk over a raw image or a block device."),
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key; ``table`` is empty for the top level, ``types`` for a key of every device."""
+
+    table: str
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    """Values that are known and not built yet: they get a message of their own."""
+    least: int = 0
+    most: int | None = None
+    types: tuple[str, ...] = ()
+    option: str = ""
+    """The option of the device process that the key becomes."""
+
+    @property
+    def path(self) -> str:
+        """The key as people write it: ``vm.memory``."""
+        return f"{self.table}.{self.name}" if self.table else self.name
+
+
+_BLK = ("virtio-blk",)
+
+KEYS = (
+    Key("", "schema", Kind.COUNT, "Version of this format.", default=SCHEMA_VERSION, least=1, most=SCHEMA_VERSION),
+    Key("vm", "name", Kind.TEXT, "Name of the VM. Without it: the file's name, or its folder's for `vm.toml`."),
+    Key(
+        "vm",
+        "memory",
+        Kind.SIZE,
+        "Size of RAM: bytes, or a number with K, M, G or T; a multiple of 2M.",
+        default=256 * MIB,
+        least=MEMORY_LEAST,
+    ),
+    Key("vm", "cpus", Kind.COUNT, "Number of harts; only 1 so far.", default=1, least=1, most=1),
+    Key(
+        "vm",
+        "interrupts",
+        Kind.TEXT,
+        "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X.",
+        default="aia",
+        choices=("aia",),
+        later=("plic",),
+    ),
+    Key("boot", "kernel", Kind.FILE, "Linux image (raw, EFI stub, gzip) or ELF. Without it the embedded guest boots."),
+    Key("boot", "initrd", Kind.FILE, "Initial RAM disk."),
+    Key("boot", "cmdline", Kind.TEXT, "Kernel command line.", default=""),
+    Key("device", "id", Kind.TEXT, "Name on the bus, in logs and in `ps`: letters, digits, `_`.", required=True),
+    Key(
+        "device",
+        "type",
+        Kind.TEXT,
+        "`virtio-blk`, or `python:MODULE` for your own device, run as `python -m MODULE` in the file's folder.",
+        required=True,
+    ),
+    Key(
+        "device",
+        "start",
+        Kind.TEXT,
+        "`attach`: `up` prints the command and waits until you have run it, perhaps in a debugger.",
+        default="auto",
+        choices=("auto", "attach"),
+    ),
+    Key(
+        "device",
+        "restart",
+        Kind.TEXT,
+        "What happens when the process ends: `on-failure` leaves one alone that ended with status 0.",
+        default="on-failure",
+        choices=("on-failure", "always", "no"),
+    ),
+    Key("device", "args", Kind.WORDS, "More arguments for the device process.", default=()),
+    Key("device", "image", Kind.FILE, "Raw image or block device.", required=True, types=_BLK, option="--image"),
+    Key("device", "readonly", Kind.FLAG, "Refuse writes.", default=False, types=_BLK, option="--readonly"),
+    Key("device", "queues", Kind.COUNT, "Request queues.", default=1, least=1, most=64, types=_BLK, option="--queues"),
+    Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
+)
+
+TABLES = ("vm", "boot", "device")
+
+
+def keys_of(table: str) -> dict[str, Key]:
+    """Return the keys of one table by name."""
+    return {key.name: key for key in KEYS if key.table == table}
+
+
+def default_text(key: Key) -> str:
+    """Return the default as it would be written, or nothing."""
+    if key.required:
+        return "required"
+    if key.default in (None, "", ()):
+        return ""
+    if key.kind is Kind.SIZE:
+        return f'"{size_text(key.default)}"'
+    if key.kind is Kind.FLAG:
+        return "true" if key.default else "false"
+    return f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
+
+
+def size_text(size: int) -> str:
+    """Write a size with the largest suffix that keeps it whole: 268435456 → 256M."""
+    for suffix, shift in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{suffix}"
+    return str(size)
+
+
+def markdown() -> str:
+    """Return the table of keys for docs/vm-toml.md."""
+    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    for key in KEYS:
+        value = ", ".join(f'`"{choice}"`' for choice in key.choices) or str(key.kind)
+        default = default_text(key)
+        shown = default if default in ("", "required") else f"`{default}`"
+        only = f" Only for {', '.join(f'`{name}`' for name in key.types)}." if key.types else ""
+        rows.append(f"| `{key.path}` | {value} | {shown} | {key.doc}{only} |")
+    return "\n".join(rows) + "\n"
+
+
+_JSON_TYPES: dict[Kind, dict[str, Any]] = {
+    Kind.TEXT: {"type": "string"},
+    Kind.SIZE: {"type": ["integer", "string"], "pattern": "^[0-9]+[KMGT]?$"},
+    Kind.COUNT: {"type": "integer"},
+    Kind.FLAG: {"type": "boolean"},
+    Kind.FILE: {"type": "string"},
+    Kind.WORDS: {"type": "array", "items": {"type": "string"}},
+}
+
+
+def _json_key(key: Key) -> dict[str, Any]:
+    described: dict[str, Any] = {**_JSON_TYPES[key.kind], "description": key.doc}
+    if key.choices:
+        described["enum"] = list(key.choices)
+    if key.kind is Kind.COUNT:
+        described["minimum"] = key.least
+        if key.most is not None:
+            described["maximum"] = key.most
+    if key.default not in (None, ()):
+        described["default"] = size_text(key.default) if key.kind is Kind.SIZE else key.default
+    return described
+
+
+def _json_table(table: str) -> dict[str, Any]:
+    keys = keys_of(table)
+    required = [key.name for key in keys.values() if key.required and not key.types]
+    found: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: _json_key(key) for name, key in keys.items()},
+        "additionalProperties": False,
+    }
+    return found | ({"required": required} if required else {})
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of vm.toml, for editors."""
+    top = _json_table("")
+    for table in TABLES:
+        described = _json_table(table)
+        top["properties"][table] = {"type": "array", "items": described} if table == "device" else described
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vm.toml"} | top

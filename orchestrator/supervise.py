@@ -1,0 +1,208 @@
+"""Watches a VM's processes: restarts devices, ends when the machine ends, leads the way down.
+
+It is on no path of the guest: killed, it leaves a VM that runs on, and a later ``up`` takes over. One event loop;
+``Supervisor.run`` belongs to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from orchestrator import faults, requests, spawn
+from orchestrator.config import Config
+from orchestrator.launch import Running
+from orchestrator.plan import BUS, CPU
+from orchestrator.record import BY_HAND, FAILED, RESTARTING
+from orchestrator.report import Report
+from orchestrator.restart import Again, Policy
+from orchestrator.spawn import Child, status_text
+from orchestrator.watch import Watcher
+from protocol.errors import BusvmError, HostError
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 30.0  # for a guest to power down
+_QUIT_S = 5.0
+_KILL_S = 3.0
+
+
+class Supervisor:
+    """Supervises one VM until its end."""
+
+    def __init__(self, running: Running, config: Config | None, report: Report) -> None:
+        self._running = running
+        self._config = config
+        self._report = report
+        self._watcher = Watcher(running, report)
+        self._policies = {p.id: Policy(p.restart) for p in running.plan.devices}
+        self._wanted: set[str] = set()  # devices whose end was asked for, to start anew
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked_down = 0
+        self._forced: int | None = None
+
+    async def run(self) -> int:
+        """Return the guest's exit status when the VM has ended; its other processes still run then.
+
+        Raises:
+            BusvmError: it did not come up, or broke.
+        """
+        loop = asyncio.get_running_loop()
+        self._final: asyncio.Future[int] = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.ask_down, 128 + number)
+        loop.add_signal_handler(signal.SIGUSR1, self._serve_requests)
+        for child in list(self._running.children.values()):
+            child.watch(self._on_end)
+        self._restart_dead()
+        self._spawn(self._watcher.run())
+        try:
+            return await self._final
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._watcher.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _finish(self, result: int | BusvmError) -> None:
+        if self._final.done():
+            return
+        if isinstance(result, BusvmError):
+            logger.error("%s", result.message)
+            self._final.set_exception(result)
+        else:
+            logger.info("the guest has ended with status %d", result)
+            self._final.set_result(result)
+
+    # the end of a process
+
+    def _on_end(self, child: Child) -> None:
+        name = child.process.id
+        if self._final.done() or self._running.children.get(name) is not child:
+            return
+        logger.info("%s (pid %d) %s", name, child.entry.pid, status_text(child.status))
+        if name == CPU:
+            self._machine_ended(child)
+        elif name == BUS:
+            how = status_text(child.status)
+            self._finish(HostError(f"the bus of the VM {how}", hint=f"it said: {spawn.last_line(child) or 'nothing'}"))
+        else:
+            self._spawn(self._device_ended(child))
+
+    def _machine_ended(self, child: Child) -> None:
+        lines = spawn.tail(child)
+        status = self._watcher.exit_status if child.status is None else child.status
+        if self._forced is not None:
+            self._finish(self._forced)
+        elif not self._watcher.has_run and status in (2, 4) and faults.said(lines)[0]:
+            self._finish(faults.explain(self._config, CPU, status_text(status), status, lines))
+        elif status < 0:
+            hint = f"its last words: {faults.last_words(lines)}" if faults.last_words(lines) else None
+            self._finish(BusvmError(f"the machine process {status_text(status)}", hint=hint))
+        else:
+            self._finish(status)
+
+    async def _device_ended(self, child: Child) -> None:
+        name, how = child.process.id, status_text(child.status)
+        if name in self._wanted:
+            self._wanted.discard(name)
+            await self._again(name, 0.0)
+            return
+        if not await self._watcher.ask_has_run():
+            self._finish(faults.explain(self._config, name, how, child.status, spawn.tail(child)))
+            return
+        decision = self._policies[name].ended(child.status, time.monotonic() - child.began)
+        if isinstance(decision, Again):
+            self._report.say(f"{name} {how}; starting it again")
+            await self._again(name, decision.delay_s)
+        else:
+            self._give_up(name, f"{name} {how} and stays down: {decision.reason}")
+
+    def _give_up(self, name: str, text: str) -> None:
+        logger.error("%s", text)
+        self._running.note(name, FAILED, text)
+        self._report.say(f"{text} (`orchestrator restart {self._running.plan.vm} {name}` starts it)")
+
+    async def _again(self, name: str, delay_s: float) -> None:
+        self._running.note(name, RESTARTING)
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        self._start(name)
+
+    def _start(self, name: str) -> None:
+        if self._final.done():
+            return
+        self._running.record.entries[name].restarts += 1
+        old = self._running.children.pop(name, None)
+        if old is not None:
+            old.close()
+        try:
+            child = self._running.start(name)
+        except HostError as error:
+            self._give_up(name, error.message)
+            return
+        logger.info("%s started again as pid %d", name, child.entry.pid)
+        child.watch(self._on_end)
+
+    def _restart_dead(self) -> None:
+        """After taking over: start the devices that died while nobody looked."""
+        for device in self._running.plan.devices:
+            entry = self._running.record.entries[device.id]
+            if device.id not in self._running.children and entry.state not in (BY_HAND, FAILED):
+                self._report.say(f"{device.id} is not running; starting it again")
+                self._start(device.id)
+
+    # orders
+
+    def _serve_requests(self) -> None:
+        """Restart the devices that ``orchestrator restart`` left a request for."""
+        for name in requests.take(self._running.runtime):
+            if name not in self._policies:
+                continue
+            self._policies[name] = Policy(self._running.plan.process(name).restart)
+            child = self._running.children.get(name)
+            if child is None or child.has_ended:
+                self._start(name)
+            else:
+                self._wanted.add(name)
+                self._spawn(self._end_device(child))
+
+    async def _end_device(self, child: Child) -> None:
+        child.entry.signal(signal.SIGTERM)
+        await asyncio.sleep(_KILL_S)
+        if self._running.children.get(child.process.id) is child:
+            child.entry.signal(signal.SIGKILL)
+
+    def ask_down(self, status: int = 0) -> None:
+        """Power the guest down; asked again, end it. ``status`` is the result where the guest does not decide."""
+        self._asked_down += 1
+        logger.info("asked to end the VM")
+        if not self._watcher.has_run:
+            self._finish(status)
+        elif self._asked_down == 1:
+            self._spawn(self._power_down(status))
+        else:
+            self._spawn(self._quit(status))
+
+    async def _power_down(self, status: int) -> None:
+        if await self._watcher.ask_guest():
+            self._report.say("asked the guest to power down; once more ends it at once")
+            await asyncio.sleep(GRACE_S)
+        await self._quit(status)
+
+    async def _quit(self, status: int) -> None:
+        self._forced = status
+        if await self._watcher.quit():
+            await asyncio.sleep(_QUIT_S)
+        machine = self._running.children[CPU].entry
+        machine.signal(signal.SIGTERM)
+        await asyncio.sleep(_KILL_S)
+        machine.signal(signal.SIGKILL)
