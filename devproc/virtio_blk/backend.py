@@ -67,7 +67,7 @@ class Image:
 
     def read_nowait(self, views: Views, offset: int, length: int) -> bool:
         """Read if that needs no waiting; return whether it was done."""
-        if not self._nowait or len(views) > 1:
+        if not self._nowait:
             return False
         try:
             return os.preadv(self.fd, views, offset, os.RWF_NOWAIT) == length

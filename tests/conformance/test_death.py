@@ -146,7 +146,7 @@ def test_other_shape_is_refused(cpu: FakeCpu, start: Start, image: Path) -> None
     cpu.prepare()
     cpu._doorbells.append(cpu._doorbells[0])
 
-    with pytest.raises(Exception, match="other BARs"):
+    with pytest.raises(Exception, match=r"other BARs|shared object has \d+ bytes"):
         cpu.call("org.busvm.Device1", "Attach", "a{sv}", cpu.offer())
     cpu._doorbells.pop()
 
