@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from devproc.virtio_spec import Feature, Status
+from protocol import messages
 from tests.conformance.conftest import Start
 from tests.conformance.driver import CONFIG, DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES, Driver
 from tests.conformance.fake_cpu import RAM_BASE, FakeCpu
@@ -268,3 +269,17 @@ def test_full_size_request_in_many_segments(driver: Driver) -> None:
     assert driver.wait()[0][1] == 30 * 512 + 1
     assert [driver.cpu.ram.read(at, 512) for at, _ in parts] == [sector(n) for n in range(30)]
     assert RAM_BASE == 0x8000_0000
+
+
+def test_doorbell_that_overtakes_posted_writes_waits_for_them(driver: Driver) -> None:
+    cpu = driver.cpu
+    assert cpu.link is not None
+    cpu.page.posted += 1
+    request = driver.submit(IN, 5, 512)
+    driver.kick(always=True)
+    time.sleep(0.05)
+    assert not driver.queues[0].collect()
+
+    cpu.link.send(messages.Write(cpu.epoch, cpu.page.posted, 4, 0x16, 2, 0))
+
+    assert driver.wait()[0][0] == request.head
