@@ -123,7 +123,7 @@ class Hart:
         self["PC"] = pc
         self["MEDELEG"] = 0xB1FF
         self["MIDELEG"] = 0x222
-        self["MCOUNTEREN"] = 7
+        self["MCOUNTEREN"] = self["SCOUNTEREN"] = 7
         self["MENVCFG"] = -(1 << 63) | 1 << 61  # STCE and ADUE
         self["BUILTIN_SBI"] = 1
         self.x[10], self.x[11] = a0, a1
