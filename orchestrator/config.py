@@ -20,11 +20,10 @@ from orchestrator.schema import Key, Kind
 from orchestrator.toml_lines import Lines
 from protocol.errors import ConfigError
 from protocol.names import ID_PATTERN, VM_PATTERN
+from protocol.sizes import format_size, parse_size
 
 DEFAULT_NAME = "demo"
 FILE_NAME = "vm.toml"
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
-_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @dataclass(frozen=True)
@@ -245,10 +244,12 @@ class _Reader:
     def _size(self, value: Any, key: Key, where: tuple[str | int, ...]) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        found = _SIZE.match(value) if isinstance(value, str) else None
-        if not found:
-            raise self.error(where, f"{value!r} is no size", 'such as "512M", "1G" or a number of bytes')
-        return int(found[1]) << _SHIFTS[found[2].upper()]
+        if not isinstance(value, str):
+            raise self.error(where, f"must be {_article(key.kind)}, not {_toml_type(value)}")
+        try:
+            return parse_size(value)
+        except ConfigError as error:
+            raise self.error(where, error.message, error.hint) from None
 
     def _file(self, value: str, where: tuple[str | int, ...]) -> Path:
         path = (self._folder / Path(value).expanduser()).absolute() if value else self._folder
@@ -264,12 +265,12 @@ class _Reader:
     def memory(self, size: int) -> int:
         """Check the size of RAM."""
         where = ("vm", "memory")
-        shown = schema.size_text(size)
+        shown = format_size(size)
         if size < schema.MEMORY_LEAST:
-            raise self.error(where, f"{shown} is too little", f"{schema.size_text(schema.MEMORY_LEAST)} or more")
+            raise self.error(where, f"{shown} is too little", f"{format_size(schema.MEMORY_LEAST)} or more")
         if size % schema.MEMORY_STEP:
             near = size // schema.MEMORY_STEP * schema.MEMORY_STEP
-            raise self.error(where, f"{shown} is no multiple of 2M", f"the nearest is {schema.size_text(near)}")
+            raise self.error(where, f"{shown} is no multiple of 2M", f"the nearest is {format_size(near)}")
         return size
 
     def vm_name(self, name: str) -> str:
@@ -323,9 +324,8 @@ class _Reader:
 
 
 def _article(kind: Kind) -> str:
-    if kind is Kind.FLAG:
-        return str(kind)
-    return "a whole number" if kind is Kind.COUNT else "a text in quotes" if kind is not Kind.WORDS else f"a {kind}"
+    names = {Kind.COUNT: "a whole number", Kind.SIZE: 'a size such as "512M"', Kind.FLAG: "true or false"}
+    return names.get(kind, "a list of texts" if kind is Kind.WORDS else "a text in quotes")
 
 
 def _toml_type(value: Any) -> str:

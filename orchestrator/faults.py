@@ -11,6 +11,7 @@ from protocol.errors import BusvmError, ConfigError, HostError
 
 _ERROR = re.compile(r"(?:.*?: )?error: (.*)")
 _HINT = re.compile(r"\s*hint: (.*)")
+_OFF = re.compile(r"state=off reason='exit status (-?\d+)'")
 _LOGGED = re.compile(r"time=\S+ level=(?:error|critical) .*\bmsg=(.*)")
 
 
@@ -29,6 +30,15 @@ def last_words(lines: Sequence[str]) -> str:
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logged = _LOGGED.fullmatch(line)
     return logged[1].strip('"') if logged else line
+
+
+def logged_exit(lines: Sequence[str]) -> int | None:
+    """Return the guest's exit status as the machine logged it, or ``None`` if it did not come to that.
+
+    For a machine that an earlier orchestrator started: its status goes to init, not to us.
+    """
+    found = [match for line in lines if (match := _OFF.search(line))]
+    return int(found[-1][1]) if found else None
 
 
 def explain(config: Config | None, name: str, how: str, status: int | None, lines: Sequence[str]) -> BusvmError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from orchestrator import bus_daemon, leftovers, record, schema, spawn
+from orchestrator import bus_daemon, leftovers, record, spawn
 from orchestrator.lock import Lock
 from orchestrator.plan import BUS, CPU, Plan
 from orchestrator.record import BY_HAND, RUNNING, Record
@@ -16,6 +16,7 @@ from orchestrator.spawn import Child
 from protocol.errors import HostError
 from protocol.memory import SHM
 from protocol.names import Runtime
+from protocol.sizes import format_size
 
 
 @dataclass
@@ -71,7 +72,7 @@ def check_room(plan: Plan) -> None:
     free = room.f_bavail * room.f_frsize
     if free < plan.memory:
         raise HostError(
-            f"no space in {SHM}: the VM's memory is {schema.size_text(plan.memory)}, {free >> 20} MiB are free",
+            f"no space in {SHM}: the VM's memory is {format_size(plan.memory)}, {free >> 20} MiB are free",
             hint="lower vm.memory, or enlarge it: mount -o remount,size=… " + str(SHM),
         )
 

@@ -47,6 +47,8 @@ class Plan:
     memory: int
     bus: str
     processes: tuple[Process, ...]
+    embedded: bool = False
+    """It boots the embedded guest, which has no power button to listen to."""
 
     @property
     def devices(self) -> tuple[Process, ...]:
@@ -81,7 +83,14 @@ def make(config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str
     )
     cpu = _cpu(config, devices, runtime, guest)
     file = str(config.file) if config.file else None
-    return Plan(config.name, file, config.memory, runtime.bus_address, (bus, cpu, *devices))
+    return Plan(
+        config.name,
+        file,
+        config.memory,
+        runtime.bus_address,
+        (bus, cpu, *devices),
+        embedded=config.kernel is None,
+    )
 
 
 def bus_command(runtime: Runtime) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from protocol.sizes import format_size
+
 SCHEMA_VERSION = 1
 SLOTS = 31  # devices on PCI bus 0: slot 0 is the host bridge
 
@@ -141,18 +143,10 @@ def default_text(key: Key) -> str:
     if key.default in (None, "", ()):
         return ""
     if key.kind is Kind.SIZE:
-        return f'"{size_text(key.default)}"'
+        return f'"{format_size(key.default)}"'
     if key.kind is Kind.FLAG:
         return "true" if key.default else "false"
     return f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
-
-
-def size_text(size: int) -> str:
-    """Write a size with the largest suffix that keeps it whole: 268435456 → 256M."""
-    for suffix, shift in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
-        if size and size % (1 << shift) == 0:
-            return f"{size >> shift}{suffix}"
-    return str(size)
 
 
 def markdown() -> str:
@@ -186,7 +180,7 @@ def _json_key(key: Key) -> dict[str, Any]:
         if key.most is not None:
             described["maximum"] = key.most
     if key.default not in (None, ()):
-        described["default"] = size_text(key.default) if key.kind is Kind.SIZE else key.default
+        described["default"] = format_size(key.default) if key.kind is Kind.SIZE else key.default
     return described
 
 

@@ -26,7 +26,7 @@ from protocol.errors import BusvmError, HostError
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 30.0  # for a guest to power down
+GRACE_S = 10.0  # for a guest to power down
 _QUIT_S = 5.0
 _KILL_S = 3.0
 
@@ -99,9 +99,11 @@ class Supervisor:
 
     def _machine_ended(self, child: Child) -> None:
         lines = spawn.tail(child)
-        status = self._watcher.exit_status if child.status is None else child.status
+        status = faults.logged_exit(lines) if child.status is None else child.status
         if self._forced is not None:
             self._finish(self._forced)
+        elif status is None:
+            self._finish(BusvmError("the machine process ended without an exit status", hint="was it killed?"))
         elif not self._watcher.has_run and status in (2, 4) and faults.said(lines)[0]:
             self._finish(faults.explain(self._config, CPU, status_text(status), status, lines))
         elif status < 0:
@@ -193,7 +195,7 @@ class Supervisor:
             self._spawn(self._quit(status))
 
     async def _power_down(self, status: int) -> None:
-        if await self._watcher.ask_guest():
+        if not self._running.plan.embedded and await self._watcher.ask_guest():
             self._report.say("asked the guest to power down; once more ends it at once")
             await asyncio.sleep(GRACE_S)
         await self._quit(status)

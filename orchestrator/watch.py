@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _SLOW_POLL_S = 1.0
-_ADOPTED_POLL_S = 0.1  # an adopted machine's exit status is only to be had while it still answers
 _PATIENCE_S = 10.0
 _PROGRESS = "progress: "
 RUNS = frozenset({"running", "paused", "stalled", "off"})
@@ -32,8 +31,6 @@ class Watcher:
 
     def __init__(self, running: Running, report: Report) -> None:
         self.has_run = False
-        self.exit_status = 0
-        """The last seen exit status, for a machine whose parent we are not."""
         self._running = running
         self._report = report
         self._client: Client | None = None
@@ -47,7 +44,7 @@ class Watcher:
         try:
             await self._until_running()
             while True:
-                await asyncio.sleep(_ADOPTED_POLL_S if self._running.adopted else _SLOW_POLL_S)
+                await asyncio.sleep(_SLOW_POLL_S)
                 await self._look()
         except Disconnected:
             return  # the supervisor sees the end of the processes
@@ -116,9 +113,8 @@ class Watcher:
             shown = await (await self._connected()).machine_properties()
         except (NotFound, BusError, TimeoutError):
             return
-        self.exit_status = int(shown.get("ExitStatus", self.exit_status))
         self._stalled = self._stalled + 1 if shown.get("State") == "stalled" else 0
-        if self._stalled == (20 if self._running.adopted else 2):
+        if self._stalled == 2:  # longer than a restart takes
             self._report.say(f"guest time stands still: {shown.get('StateReason')}")
 
     # orders

@@ -11,6 +11,7 @@ from orchestrator import config as vm_config
 from orchestrator import output, schema, vms
 from orchestrator.commands.up import file_meant
 from orchestrator.config import Config
+from protocol.sizes import format_size
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +84,7 @@ def resolved(config: Config) -> dict[str, Any]:
         "schema": schema.SCHEMA_VERSION,
         "vm": {
             "name": config.name,
-            "memory": schema.size_text(config.memory),
+            "memory": format_size(config.memory),
             "cpus": config.cpus,
             "interrupts": config.interrupts,
         },

@@ -13,7 +13,7 @@ from orchestrator.vms import Vm
 from protocol.errors import BusvmError, NotFound
 from protocol.names import Runtime
 
-GRACE_S = 30.0
+GRACE_S = 10.0
 _QUIT_S = 5.0
 _CLEANUP_S = 15.0
 _POLL_S = 0.05
@@ -78,7 +78,8 @@ def _end_machine(vm: Vm, timeout_s: float) -> None:
         except BusvmError:
             return False
 
-    if timeout_s > 0 and tell(press) and _until(lambda: not cpu.is_alive(), timeout_s):
+    listens = timeout_s > 0 and not vm.record.plan.embedded
+    if listens and tell(press) and _until(lambda: not cpu.is_alive(), timeout_s):
         return
     if tell(quit_now) and _until(lambda: not cpu.is_alive(), _QUIT_S):
         return

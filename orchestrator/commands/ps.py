@@ -7,8 +7,9 @@ from typing import Any
 
 from orchestrator import client, output, record, vms
 from orchestrator.vms import Vm
-from protocol.errors import BusvmError, NotFound
+from protocol.errors import BusvmError
 
+DEAD = "dead"  # killed, with something left that `down` or `up` clears away
 _STOPPED = "stopped"  # by a debugger or a signal
 
 
@@ -34,12 +35,11 @@ def run(options: argparse.Namespace) -> int:
         else:
             _print_vm(shown)
         return 0
-    found = vms.running()
     if options.quiet:
-        for one in found:
+        for one in vms.running():
             output.line(one.name)
         return 0
-    described = [describe(one) for one in found]
+    described = [describe(one) for one in vms.all_vms()]
     if options.json:
         output.as_json(described)
     else:
@@ -65,8 +65,8 @@ def describe(vm: Vm) -> dict[str, Any]:
 
     try:
         state, functions = client.ask(vm.runtime, look)
-    except (NotFound, BusvmError):
-        state, functions = "starting", {}
+    except BusvmError:
+        state, functions = "starting" if vm.runs else DEAD, {}
     processes = []
     if vm.record is not None:
         types = {process.id: process.type for process in vm.record.plan.processes}
