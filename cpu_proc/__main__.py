@@ -100,8 +100,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         irq = IrqPage(shared["irq"])
         irq.format()
         clock = GuestClock(ClockPage(shared["clock"]))
-        console = Console(loop, runtime.logs / "console.log", lambda data: machine.console_input(data))
-        await console.listen(runtime.console_socket)
+        console = Console(loop, runtime.logs / "console.log")
         bus = await Bus.connect(config.bus)
         tree = Tree(bus, names.ROOT_PATH)
 
@@ -127,6 +126,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             engine, shared["ram"], irq, clock, BootConfig(config.kernel, config.initrd, config.cmdline), events
         )
         stack.callback(machine.close)
+        await console.listen(runtime.console_socket, machine.console_input)
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
         tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns))
         for hart in machine.harts:

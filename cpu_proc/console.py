@@ -18,21 +18,23 @@ _SLOW_CLIENT = 1 << 20  # output a client may be behind before it is cut off
 class Console:
     """Belongs to the event loop; ``output`` alone may be called from the hart's thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, log: Path, on_input: Callable[[bytes], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: Path) -> None:
         self._loop = loop
         self._log = log.open("ab", buffering=0)
-        self._on_input = on_input
         self._lock = threading.Lock()
         self._fresh = bytearray()
         self._held = bytearray()
         self._clients: set[asyncio.StreamWriter] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._on_input: Callable[[bytes], None] = lambda _data: None
+        self._serving: set[asyncio.Task[None]] = set()
         self._had_client = False
 
-    async def listen(self, path: Path) -> None:
-        """Serve clients at ``path``."""
+    async def listen(self, path: Path, on_input: Callable[[bytes], None]) -> None:
+        """Serve clients at ``path``; what they type goes to ``on_input``."""
+        self._on_input = on_input
         path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._client, path)
+        self._server = await asyncio.start_unix_server(self._accept, path)
 
     def output(self, data: bytes) -> None:
         """Take what the guest printed."""
@@ -61,6 +63,11 @@ class Console:
             else:
                 writer.write(data)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._client(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._had_client:
             self._had_client = True
@@ -85,4 +92,6 @@ class Console:
             writer.close()
         if self._server is not None:
             self._server.close()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=1)
         self._log.close()

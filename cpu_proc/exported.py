@@ -7,7 +7,8 @@ from typing import Any
 
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
-from cpu_proc.hart import ABI_NAMES, FLOAT_ABI_NAMES, ISA, PRIVILEGES, Hart
+from cpu_proc.hart import ISA, PRIVILEGES, Hart
+from cpu_proc.isa import abi
 from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
 from protocol import names
@@ -159,10 +160,10 @@ class Hart1:
         def store() -> None:
             if name == "pc":
                 self._hart["PC"] = signed
-            elif name in ABI_NAMES[1:]:
-                self._hart.x[ABI_NAMES.index(name)] = signed
-            elif name in FLOAT_ABI_NAMES:
-                self._hart.f[FLOAT_ABI_NAMES.index(name)] = signed
+            elif name in abi.INTEGER[1:]:
+                self._hart.x[abi.INTEGER.index(name)] = signed
+            elif name in abi.FLOAT:
+                self._hart.f[abi.FLOAT.index(name)] = signed
             else:
                 raise _refuse("NoRegister", f"no writable register {name!r}")
 

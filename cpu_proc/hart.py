@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cpu_proc.engine import state as st
+from cpu_proc.isa import abi
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import GuestMemory, Shared
 
@@ -20,13 +21,6 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _SLOT = st.SLOTS
 _NEVER = (1 << 63) - 1
 
-ABI_NAMES = (
-    "zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
-)
-FLOAT_ABI_NAMES = (
-    "ft0 ft1 ft2 ft3 ft4 ft5 ft6 ft7 fs0 fs1 fa0 fa1 fa2 fa3 fa4 fa5 fa6 fa7 "
-    "fs2 fs3 fs4 fs5 fs6 fs7 fs8 fs9 fs10 fs11 ft8 ft9 ft10 ft11"
-).split()
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
 ISA = "rv64imafdc_zicntr_zicsr_zifencei_smaia_ssaia_sstc"
 
@@ -49,9 +43,7 @@ class DecodedCode:
     def __init__(self, ram_size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE: almost all of it stays untouched
         self._maps = [mmap.mmap(-1, size, flags=flags) for size in (ram_size * 4, ram_size, ram_size // 512)]
-        self.decoded, self.copy, self.generation = (
-            ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in self._maps
-        )
+        self.decoded, self.copy, self.generation = (ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in self._maps)
 
 
 class Hart:
@@ -67,6 +59,7 @@ class Hart:
         self._memory = GuestMemory(ram, ram_base)
         self._code = DecodedCode(ram.size)
         self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
+        self._crossings = np.full(st.CROSSINGS * 2, -1, np.int64)
         self._timespec = np.zeros(2, np.int64)
         self._one = np.ones(1, np.int64)
         self._windows = np.zeros((1, st.WINDOW_WORDS), np.int64)
@@ -81,6 +74,7 @@ class Hart:
             "PAGE_GENERATION_HOST": self._code.generation,
             "GENERATION": 1,
             "TLB_HOST": int(self._tlb.ctypes.data),
+            "CROSSING_HOST": int(self._crossings.ctypes.data),
             "LOOK_HOST": address_of(irq.shared, IrqPage.LOOK),
             "CLOCK_FUNCTION": _address("clock_gettime"),
             "WRITE_FUNCTION": _address("write"),
@@ -116,6 +110,7 @@ class Hart:
             self[name] = 0
         self["GENERATION"] += 1
         self._tlb[:] = -1
+        self._crossings[:] = -1
 
     def enter_supervisor(self, pc: int, a0: int, a1: int) -> None:
         """Set what firmware hands over to an S-mode payload: traps delegated, counters and timer open."""
@@ -180,6 +175,7 @@ class Hart:
         """Forget translations and look at all code again (what a remote fence asks for)."""
         self["GENERATION"] += 1
         self._tlb[:] = -1
+        self._crossings[:] = -1
 
     def pending_enabled(self) -> bool:
         """Tell whether WFI would return now."""
@@ -197,9 +193,9 @@ class Hart:
         """Return all registers by ABI name, as unsigned numbers."""
         mask = (1 << 64) - 1
         values = {"pc": self["PC"] & mask}
-        values.update({name: int(self.x[i]) & mask for i, name in enumerate(ABI_NAMES)})
+        values.update({name: int(self.x[i]) & mask for i, name in enumerate(abi.INTEGER)})
         values["zero"] = 0
-        values.update({name: int(self.f[i]) & mask for i, name in enumerate(FLOAT_ABI_NAMES)})
+        values.update({name: int(self.f[i]) & mask for i, name in enumerate(abi.FLOAT)})
         for name in ("FFLAGS", "FRM", "MSTATUS", "MEDELEG", "MIDELEG", "MIE", "MTVEC", "MEPC", "MCAUSE", "MTVAL"):
             values[name.lower()] = self[name] & mask
         for name in ("STVEC", "SSCRATCH", "SEPC", "SCAUSE", "STVAL", "SATP", "STIMECMP"):

@@ -28,7 +28,6 @@ from cpu_proc.boot.tree import Description, build
 from cpu_proc.clock import TICK_NS, GuestClock
 from cpu_proc.engine import state as st
 from cpu_proc.hart import Hart
-from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
@@ -96,8 +95,8 @@ class Machine:
         self.space = space = AddressSpace()
         hart = self.harts[0]
         hart["IMSIC_PRESENT"] = 1
-        self.aplic = Aplic(lambda index, identity: self.harts[index].set_external("SI", identity) if index < 1 else None)
-        self.uart = Uart(lambda byte: self.events.console(bytes([byte])), lambda v: self.aplic.set_line(mm.UART0_IRQ, v))
+        self.aplic = Aplic(self._send_message)
+        self.uart = Uart(lambda b: self.events.console(bytes([b])), lambda v: self.aplic.set_line(mm.UART0_IRQ, v))
         self.rtc = Rtc(lambda v: self.aplic.set_line(mm.RTC_IRQ, v))
         self.root = Root(space, self.irq, self.aplic.set_line, self._set_windows)
         high = mm.pcie_high(self.ram.size)
@@ -111,6 +110,10 @@ class Machine:
         space.add(mm.APLIC_S, self.aplic, "aplic-s")
         space.add(mm.IMSIC_S, Imsic(self.harts, "SI"), "imsic-s")
         space.add(mm.IMSIC_M, Imsic(self.harts, "MI"), "imsic-m")
+
+    def _send_message(self, hart: int, identity: int) -> None:
+        if hart < len(self.harts):  # a target that does not exist is dropped, as on a bus
+            self.harts[hart].set_external("SI", identity)
 
     def _set_windows(self, rows: list[list[int]]) -> None:
         for hart in self.harts:
@@ -348,4 +351,3 @@ class Machine:
 
 
 sys.setswitchinterval(0.0005)  # the hart's handlers must not wait 5 ms for the bus thread to let go of the interpreter
-

@@ -105,8 +105,10 @@ def _wire(value: Any, fds: list[int]) -> Any:
     if isinstance(value, list):
         return [_wire(item, fds) for item in value]
     if isinstance(value, tuple):
-        return [_wire(item, fds) for item in value] if _dbus.__name__ == "dbus_next" else tuple(
-            _wire(item, fds) for item in value
+        return (
+            [_wire(item, fds) for item in value]
+            if _dbus.__name__ == "dbus_next"
+            else tuple(_wire(item, fds) for item in value)
         )
     return value
 

@@ -39,9 +39,7 @@ class _Handles:
 def build(vm: Description) -> Node:
     """Return the root node."""
     handles = _Handles()
-    root = Node(
-        {"#address-cells": 2, "#size-cells": 2, "compatible": "riscv-virtio", "model": "riscv-virtio,busvm"}
-    )
+    root = Node({"#address-cells": 2, "#size-cells": 2, "compatible": "riscv-virtio", "model": "riscv-virtio,busvm"})
     serial = f"serial@{mm.UART0.base:x}"
     chosen = root.child("chosen", stdout_path=f"/soc/{serial}", rng_seed=os.urandom(32))
     if vm.cmdline:
@@ -50,9 +48,7 @@ def build(vm: Description) -> Node:
         chosen.properties["linux,initrd-start"] = cells64(vm.initrd[0])
         chosen.properties["linux,initrd-end"] = cells64(vm.initrd[1])
     root.child("aliases", serial0=f"/soc/{serial}")
-    root.child(
-        f"memory@{mm.DRAM_BASE:x}", device_type="memory", reg=cells64(mm.DRAM_BASE, vm.ram_size)
-    )
+    root.child(f"memory@{mm.DRAM_BASE:x}", device_type="memory", reg=cells64(mm.DRAM_BASE, vm.ram_size))
     controllers = _cpus(root, vm, handles)
     soc = root.child("soc", compatible="simple-bus", ranges=None)
     soc.properties.update({"#address-cells": 2, "#size-cells": 2})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 
-from cpu_proc.isa import privileged, rv64a, rv64c, rv64fd, rv64i, rv64m  # noqa: F401  # they declare the rows
+from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
+    abi,
+    privileged,
+    rv64a,
+    rv64c,
+    rv64fd,
+    rv64i,
+    rv64m,
+)
 from cpu_proc.isa.csr import CSRS
 from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, extraction
 
-ABI = (
-    ["zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6"]
-)
-FLOAT = ["ft0", "ft1", "ft2", "ft3", "ft4", "ft5", "ft6", "ft7", "fs0", "fs1", "fa0", "fa1", "fa2", "fa3", "fa4", "fa5", "fa6", "fa7", "fs2", "fs3", "fs4", "fs5", "fs6", "fs7", "fs8", "fs9", "fs10", "fs11", "ft8", "ft9", "ft10", "ft11"]
 _CSR_NAMES = {row.number: row.name for row in CSRS}
 
 
@@ -54,13 +58,13 @@ def disassemble(word: int, address: int = 0) -> tuple[int, str]:
     values = operands(matched.format, word)
     files = row.files.ljust(4, "x")
     named = {
-        name: (FLOAT if files[position] == "f" else ABI)[values.get(name, 0)]
+        name: (abi.FLOAT if files[position] == "f" else abi.INTEGER)[values.get(name, 0)]
         for position, name in enumerate(("rd", "rs1", "rs2"))
     }
     immediate = values.get("imm", 0)
     text = row.format.syntax.format(
         **named,
-        rs3=FLOAT[immediate >> 3 & 31],
+        rs3=abi.FLOAT[immediate >> 3 & 31],
         imm=immediate,
         uimm=values.get("rs1", 0),
         upper=f"{immediate >> 12 & 0xFFFFF:#x}",

@@ -8,8 +8,6 @@ from cpu_proc.engine.native import sdiv, srem, udiv, urem
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 
-
-
 @jit
 def divide(a, b):
     if b == 0:

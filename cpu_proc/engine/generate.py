@@ -31,6 +31,7 @@ ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not deco
 _FIRST = 2
 _ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
 _GROUPS = {Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
+TLB_MASK = (st.TLB_ENTRIES - 1) * 16  # (address >> 8) under it is the byte offset of a TLB entry
 SLICE = 2048  # instructions between two looks at the clock and the devices
 
 WRITES_X = 1 << 19  # bit 29 of a word under construction: rd is an integer register, so x0 means "discard"
@@ -114,7 +115,7 @@ def _hot(row: Instruction) -> list[str]:
         body = [
             *body,
             f"a = {value}",
-            "k = loads + ((a >> 8) & 0xFF0)",
+            f"k = loads + ((a >> 8) & {TLB_MASK:#x})",
             f"if load_i64(k) == a & {tag}:",
             f"    {_RESULT[row.result].format(fast)}",
             "else:",
@@ -129,7 +130,7 @@ def _hot(row: Instruction) -> list[str]:
     return [
         *body,
         f"a = {value}",
-        "k = stores + ((a >> 8) & 0xFF0)",
+        f"k = stores + ((a >> 8) & {TLB_MASK:#x})",
         f"if load_i64(k) == a & {tag}:",
         f"    store_{row.width}(a + load_i64(k + 8), {data})",
         "else:",
@@ -189,9 +190,7 @@ def _group(kind: Kind) -> str:
     elif kind is Kind.FLOAT:
         bodies = [(f"op == {n}", _floating(row)) for n, row in rows]
     else:
-        bodies = [
-            (f"op == {n}", [f"return {_expression(row, {})}"]) for n, row in rows
-        ]
+        bodies = [(f"op == {n}", [f"return {_expression(row, {})}"]) for n, row in rows]
     guard = (
         f"""    rm = {IMM} & 7  # 0 where the format has no rounding mode
     if rm == 7:
@@ -374,6 +373,27 @@ def sys_csr(S, X, w, operation, value):
 {_group(Kind.AMO)}
 {_group(Kind.FLOAT)}
 
+@jit
+def fetch_decoded(S, pc, decoded):
+    # an instruction that ends on the next page depends on that page's mapping: it is kept by address, and forgotten
+    # with the translations
+    crossing = S[CROSSING_HOST] + (pc >> 12 & {st.CROSSINGS - 1}) * 16
+    key = pc | (1 if S[PRIV] == 0 else 0)
+    if pc & 0xFFF == 0xFFE and load_i64(crossing) == key:
+        return load_i64(crossing + 8)
+    i = fetch_word(S, pc)
+    if S[EXIT] != 0:
+        return 0
+    S[DECODES] += 1
+    w = decode(i)
+    if pc & 0xFFF != 0xFFE or i & 3 != 3:
+        store_64(decoded + ((pc & 0xFFF) << 2), w)
+    elif S[PRIV] != 3:  # M mode has another address space with the same key
+        store_64(crossing, key)
+        store_64(crossing + 8, w)
+    return w
+
+
 @entry
 def run(S, X, F):
     while True:
@@ -401,7 +421,7 @@ def run(S, X, F):
         while n > 0:
             n -= 1
             if pc & -4096 != page:
-                k = fetches + ((pc >> 8) & 0xFF0)
+                k = fetches + ((pc >> 8) & {TLB_MASK:#x})
                 page = pc & -4096
                 if load_i64(k) == page:
                     decoded = load_i64(k + 8)
@@ -413,14 +433,9 @@ def run(S, X, F):
             w = load_i64(decoded + ((pc & 0xFFF) << 2))
             if w == 0:
                 S[PC] = pc
-                i = fetch_word(S, pc)
+                w = fetch_decoded(S, pc, decoded)
                 if S[EXIT] != 0:
                     break
-                S[DECODES] += 1
-                w = decode(i)
-                # an instruction that ends on the next page depends on that page's mapping: never kept
-                if pc & 0xFFF != 0xFFE or i & 3 != 3:
-                    store_64(decoded + ((pc & 0xFFF) << 2), w)
             op = w & 0x3FF
 {run_chain}
             elif op != {ILLEGAL}:

@@ -29,7 +29,6 @@ from cpu_proc.engine.native import (
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
 
-
 FETCH, LOAD, STORE = 0, 1, 2
 PAGE_FAULT = (12, 13, 15)
 ACCESS_FAULT = (1, 5, 7)
@@ -77,7 +76,15 @@ def flush_tlb(S):
     base = S[st.TLB_HOST]
     for i in range(0, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
+    flush_crossings(S)
     S[st.USER_SUPERPAGES] = 0
+
+
+@jit
+def flush_crossings(S):
+    """Forget the instructions that lie across two pages."""
+    for i in range(st.CROSSINGS):
+        store_64(S[st.CROSSING_HOST] + i * 16, -1)
 
 
 @jit
@@ -86,6 +93,7 @@ def flush_fetches(S):
     base = S[st.TLB_HOST]
     for i in range(st.TLB_FETCHES, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
+    flush_crossings(S)
 
 
 @jit
@@ -94,6 +102,7 @@ def flush_page(S, va):
     entry = (va >> 12) & (st.TLB_ENTRIES - 1)
     for i in range(3 * st.TLB_MODES):
         store_64(S[st.TLB_HOST] + (i * st.TLB_ENTRIES + entry) * 16, -1)
+    flush_crossings(S)
 
 
 @jit
@@ -157,10 +166,9 @@ def leaf(S, va, access, privilege, level, pte, host):
     if ppn & below != 0:  # a superpage must be aligned
         return fault(S, PAGE_FAULT[access], va)
     wanted = pte | PTE_A | (PTE_D if access == STORE else 0)
-    if wanted != pte:
-        # Svadu when menvcfg.ADUE is set, else the fault that Svade asks for
-        if S[st.MENVCFG] & ENVCFG_ADUE == 0 or cas_64(host, pte, wanted) != pte:
-            return fault(S, PAGE_FAULT[access], va)
+    # Svadu when menvcfg.ADUE is set, else the fault that Svade asks for
+    if wanted != pte and (S[st.MENVCFG] & ENVCFG_ADUE == 0 or cas_64(host, pte, wanted) != pte):
+        return fault(S, PAGE_FAULT[access], va)
     return ((ppn | ((va >> 12) & below)) << 12) | (va & 0xFFF)
 
 

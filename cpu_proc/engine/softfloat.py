@@ -32,13 +32,10 @@ from cpu_proc.engine.native import (
 )
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-# ruff: noqa: PLR1714
 
 NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
 RNE, RTZ, RDN, RUP, RMM = range(5)
 TOP = -(1 << 63)  # bit 63
-
-
 
 
 @jit
@@ -180,7 +177,7 @@ def pack(S, m, sign, exponent, significand, rm):
         exponent += 1
     if exponent > bias_of(m):
         S[st.FFLAGS] |= OF | NX
-        away = rm == RNE or rm == RMM or (rm == RUP and sign == 0) or (rm == RDN and sign == 1)
+        away = rm in (RNE, RMM) or (rm == RUP and sign == 0) or (rm == RDN and sign == 1)
         return infinity(m, sign) if away else infinity(m, sign) - 1
     if rest != 0:
         S[st.FFLAGS] |= NX
@@ -480,10 +477,7 @@ def min_max(S, m, a, b, want_max):
     if is_nan(m, b):
         return a
     ka, kb = order_key(m, a), order_key(m, b)
-    if ka == kb:  # -0 is smaller than +0 here
-        a_smaller = sign_of(m, a) == 1
-    else:
-        a_smaller = ka < kb
+    a_smaller = sign_of(m, a) == 1 if ka == kb else ka < kb  # -0 is smaller than +0 here
     return a if a_smaller == (want_max == 0) else b
 
 

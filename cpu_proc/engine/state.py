@@ -14,7 +14,7 @@ MISELECT MVENDORID MARCHID MIMPID MHARTID MSTATEEN0
 STVEC SCOUNTEREN SSCRATCH SEPC SCAUSE STVAL SENVCFG SATP STIMECMP SISELECT SSTATEEN0
 """
 
-# IMSIC interrupt files, one of M and one of S: delivery, threshold, then 4 words each of pending and enabled (ids 1-255)
+# IMSIC interrupt files of M and of S: delivery, threshold, then 4 words each of pending and enabled (ids 1-255)
 _IMSIC = """
 MI_DELIVERY MI_THRESHOLD MI_EIP0 MI_EIP1 MI_EIP2 MI_EIP3 MI_EIE0 MI_EIE1 MI_EIE2 MI_EIE3
 SI_DELIVERY SI_THRESHOLD SI_EIP0 SI_EIP1 SI_EIP2 SI_EIP3 SI_EIE0 SI_EIE1 SI_EIE2 SI_EIE3
@@ -25,7 +25,7 @@ _ENGINE = """
 EXIT CAUSE TVAL USER_SUPERPAGES TIMER_DUE
 MMIO_ADDRESS MMIO_SIZE MMIO_VALUE MMIO_DONE MMIO_WRITE
 RAM_BASE RAM_SIZE RAM_HOST DEC_HOST COPY_HOST PAGE_GENERATION_HOST GENERATION
-TLB_HOST WINDOWS_HOST WINDOWS LOOK_HOST
+TLB_HOST CROSSING_HOST WINDOWS_HOST WINDOWS LOOK_HOST
 CLOCK_FUNCTION WRITE_FUNCTION MEMCMP_FUNCTION TIMESPEC_HOST ONE_HOST CLOCK_OFFSET_HOST
 BUILTIN_SBI STOP_REQUEST BUDGET REMAINING MTIMECMP IMSIC_PRESENT LINES
 WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
@@ -40,8 +40,11 @@ globals().update(SLOTS)
 EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_BUDGET = range(8)
 EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget")
 
-# TLB: per mode 256 entries of (tag, addend); loads first, then stores, then fetches (tag, index of decoded page)
-TLB_ENTRIES = 256
+# Instructions that begin on one page and end on the next: (address, decoded word), forgotten with the translations
+CROSSINGS = 64
+
+# TLB: per mode 1024 entries of (tag, addend); loads first, then stores, then fetches (tag, index of decoded page)
+TLB_ENTRIES = 1024
 TLB_MODES = 4  # U, S, S with SUM, M
 TLB_LOADS = 0
 TLB_STORES = TLB_MODES * TLB_ENTRIES * 2

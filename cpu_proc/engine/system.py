@@ -27,7 +27,6 @@ from cpu_proc.isa.csr import MSTATUS_MASK, S_INTERRUPTS, SSTATUS_MASK, SSTATUS_V
 # ruff: noqa: PLR1714
 
 
-
 SIE, MIE, SPIE, MPIE, SPP, FS, MPRV = 1 << 1, 1 << 3, 1 << 5, 1 << 7, 1 << 8, 3 << 13, 1 << 17
 TVM, TW, TSR = 1 << 20, 1 << 21, 1 << 22
 SSIP, MSIP, STIP, MTIP, SEIP, MEIP = 1 << 1, 1 << 3, 1 << 5, 1 << 7, 1 << 9, 1 << 11

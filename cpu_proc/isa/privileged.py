@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cpu_proc.isa.table import CSR, CSRI, NONE, SFENCE, Kind, instruction
 
-# ruff: noqa: D103, F821  # the system functions are in scope of the generated code
+# ruff: noqa: F821  # the system functions are in scope of the generated code
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
 _OP = "1110011"

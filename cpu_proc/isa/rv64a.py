@@ -9,7 +9,6 @@ from __future__ import annotations
 from cpu_proc.engine.native import ult
 from cpu_proc.isa.table import AMO, Kind, instruction
 
-# ruff: noqa: D103
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
 

@@ -16,8 +16,11 @@ _BRANCH = "[12]<<8|[11:10]<<3|[6:5]<<6|[4:3]<<1|[2]<<5"
 
 # quadrant 0
 compressed(
-    "c.addi4spn", "000 ........ ... 00", "addi",
-    {"rd": _RD_, "rs1": "2", "imm": "[12:11]<<4|[10:7]<<6|[6]<<2|[5]<<3"}, when="imm != 0",
+    "c.addi4spn",
+    "000 ........ ... 00",
+    "addi",
+    {"rd": _RD_, "rs1": "2", "imm": "[12:11]<<4|[10:7]<<6|[6]<<2|[5]<<3"},
+    when="imm != 0",
 )
 compressed("c.fld", "001 ... ... .. ... 00", "fld", {"rd": _RD_, "rs1": _RS1_, "imm": _D})
 compressed("c.lw", "010 ... ... .. ... 00", "lw", {"rd": _RD_, "rs1": _RS1_, "imm": _W})
@@ -31,12 +34,14 @@ compressed("c.addi", "000 . ..... ..... 01", "addi", {"rd": _RD, "rs1": _RD, "im
 compressed("c.addiw", "001 . ..... ..... 01", "addiw", {"rd": _RD, "rs1": _RD, "imm": _IMM6}, signed=6, when="rd != 0")
 compressed("c.li", "010 . ..... ..... 01", "addi", {"rd": _RD, "rs1": "0", "imm": _IMM6}, signed=6)
 compressed(
-    "c.addi16sp", "011 . 00010 ..... 01", "addi",
-    {"rd": "2", "rs1": "2", "imm": "[12]<<9|[6]<<4|[5]<<6|[4:3]<<7|[2]<<5"}, signed=10, when="imm != 0",
+    "c.addi16sp",
+    "011 . 00010 ..... 01",
+    "addi",
+    {"rd": "2", "rs1": "2", "imm": "[12]<<9|[6]<<4|[5]<<6|[4:3]<<7|[2]<<5"},
+    signed=10,
+    when="imm != 0",
 )
-compressed(
-    "c.lui", "011 . ..... ..... 01", "lui", {"rd": _RD, "imm": "[12]<<17|[6:2]<<12"}, signed=18, when="imm != 0"
-)
+compressed("c.lui", "011 . ..... ..... 01", "lui", {"rd": _RD, "imm": "[12]<<17|[6:2]<<12"}, signed=18, when="imm != 0")
 compressed("c.srli", "100 . 00 ... ..... 01", "srli", {"rd": _RS1_, "rs1": _RS1_, "imm": _IMM6})
 compressed("c.srai", "100 . 01 ... ..... 01", "srai", {"rd": _RS1_, "rs1": _RS1_, "imm": _IMM6})
 compressed("c.andi", "100 . 10 ... ..... 01", "andi", {"rd": _RS1_, "rs1": _RS1_, "imm": _IMM6}, signed=6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from cpu_proc.engine import softfloat as sf
 from cpu_proc.isa.table import FR, FR2, FR4, LOADS, R2, STORES, Kind, R, instruction
 
-# ruff: noqa: D103
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, assignment"
 
 _OP_FP = "1010011"
@@ -15,10 +14,18 @@ def _address(rs1, imm):
     return rs1 + imm
 
 
-instruction("flw", "....... ..... ..... 010 ..... 0000111", LOADS, Kind.LOAD, width=32, result="s", files="fx")(_address)
-instruction("fld", "....... ..... ..... 011 ..... 0000111", LOADS, Kind.LOAD, width=64, result="d", files="fx")(_address)
-instruction("fsw", "....... ..... ..... 010 ..... 0100111", STORES, Kind.STORE, width=32, result="s", files=".xf")(_address)
-instruction("fsd", "....... ..... ..... 011 ..... 0100111", STORES, Kind.STORE, width=64, result="d", files=".xf")(_address)
+instruction("flw", "....... ..... ..... 010 ..... 0000111", LOADS, Kind.LOAD, width=32, result="s", files="fx")(
+    _address
+)
+instruction("fld", "....... ..... ..... 011 ..... 0000111", LOADS, Kind.LOAD, width=64, result="d", files="fx")(
+    _address
+)
+instruction("fsw", "....... ..... ..... 010 ..... 0100111", STORES, Kind.STORE, width=32, result="s", files=".xf")(
+    _address
+)
+instruction("fsd", "....... ..... ..... 011 ..... 0100111", STORES, Kind.STORE, width=64, result="d", files=".xf")(
+    _address
+)
 
 
 # Every operation below exists once per precision: m is the number of fraction bits.
@@ -62,8 +69,12 @@ for _opcode, _name, _single, _double in (
     ("1001011", "fnmsub", _fnmsub_s, _fnmsub_d),
     ("1001111", "fnmadd", _fnmadd_s, _fnmadd_d),
 ):
-    instruction(f"{_name}.s", f".....00 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="s", files="ffff")(_single)
-    instruction(f"{_name}.d", f".....01 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="d", files="ffff")(_double)
+    instruction(f"{_name}.s", f".....00 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="s", files="ffff")(
+        _single
+    )
+    instruction(f"{_name}.d", f".....01 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="d", files="ffff")(
+        _double
+    )
 
 
 def fadd_s(S, srs1, srs2, rm):
@@ -104,8 +115,12 @@ for _funct5, _name, _single, _double in (
     ("00010", "fmul", fmul_s, fmul_d),
     ("00011", "fdiv", fdiv_s, fdiv_d),
 ):
-    instruction(f"{_name}.s", f"{_funct5}00 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="s", files="fff")(_single)
-    instruction(f"{_name}.d", f"{_funct5}01 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="d", files="fff")(_double)
+    instruction(f"{_name}.s", f"{_funct5}00 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="s", files="fff")(
+        _single
+    )
+    instruction(f"{_name}.d", f"{_funct5}01 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="d", files="fff")(
+        _double
+    )
 
 
 @instruction("fsqrt.s", f"0101100 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="ff")

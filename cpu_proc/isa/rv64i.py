@@ -5,7 +5,7 @@ from __future__ import annotations
 from cpu_proc.engine.native import shr, slt, ult
 from cpu_proc.isa.table import FENCE, LOADS, SHIFT5, SHIFT6, STORES, UPPER, B, I, J, Kind, R, instruction
 
-# ruff: noqa: D103  # the name of the function is the name of the instruction; the specification is the documentation
+# the name of the function is the name of the instruction; the specification is the documentation
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
 
@@ -72,9 +72,9 @@ for _name, _funct3, _width, _signed in (
     ("lhu", "101", 16, False),
     ("lwu", "110", 32, False),
 ):
-    instruction(
-        _name, f"....... ..... ..... {_funct3} ..... 0000011", LOADS, Kind.LOAD, width=_width, signed=_signed
-    )(_address)
+    instruction(_name, f"....... ..... ..... {_funct3} ..... 0000011", LOADS, Kind.LOAD, width=_width, signed=_signed)(
+        _address
+    )
 
 for _name, _funct3, _width in (("sb", "000", 8), ("sh", "001", 16), ("sw", "010", 32), ("sd", "011", 64)):
     instruction(_name, f"....... ..... ..... {_funct3} ..... 0100011", STORES, Kind.STORE, width=_width)(_address)

@@ -6,7 +6,6 @@ from cpu_proc.engine.division import divide, divide_unsigned, remainder, remaind
 from cpu_proc.engine.native import mulh, mulhsu, mulhu
 from cpu_proc.isa.table import R, instruction
 
-# ruff: noqa: D103
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 
