@@ -86,6 +86,8 @@ class Console:
         self._on_broken = on_broken
         self._socket: socket.socket | None = None
         self._stopping = False
+        self._is_over = False
+        self._lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe()
         self._output = threading.Thread(target=self._run_output, name="console-out", daemon=True)
         self._input = threading.Thread(target=self._run_input, name="console-in", daemon=True)
@@ -96,9 +98,10 @@ class Console:
 
     def stop(self) -> None:
         """Stop both directions; what has arrived is written first if the VM has closed its end."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            os.write(self._wake_out, b"x")
+        with self._lock:
+            self._stopping = True
+            if not self._is_over:
+                os.write(self._wake_out, b"x")
 
     def _connect(self) -> socket.socket | None:
         while not self._stopping:
@@ -117,7 +120,20 @@ class Console:
             self._input.start()
             with contextlib.suppress(ConnectionError):
                 self._copy_out(link)
+        self._close()
         self._on_closed()
+
+    def _close(self) -> None:
+        self.stop()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # ends a send that the guest does not take
+            self._input.join()
+            self._socket.close()
+        with self._lock:
+            self._is_over = True
+            os.close(self._wake_in)
+            os.close(self._wake_out)
 
     def _copy_out(self, link: socket.socket) -> None:
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import signal
@@ -31,6 +30,7 @@ class Child:
         self.status: int | None = None
         self._popen = popen
         self._pidfd = os.pidfd_open(entry.pid)
+        self._unwatch: Callable[[], object] = lambda: None
 
     @property
     def has_ended(self) -> bool:
@@ -39,14 +39,17 @@ class Child:
 
     def watch(self, on_end: Callable[[Child], None]) -> None:
         """Call ``on_end`` once from the event loop when it has ended."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
-            loop.remove_reader(self._pidfd)
+            self._unwatch()
             self.reap()
             on_end(self)
 
         loop.add_reader(self._pidfd, ended)
+        self._unwatch = lambda: loop.remove_reader(self._pidfd)
 
     def reap(self) -> None:
         """Take the status of an ended process, and end what it left in its group.
@@ -61,8 +64,8 @@ class Child:
 
     def close(self) -> None:
         """Forget it."""
-        with suppress(RuntimeError):  # no loop: it was never watched
-            asyncio.get_running_loop().remove_reader(self._pidfd)
+        with suppress(RuntimeError):  # its event loop has ended
+            self._unwatch()
         os.close(self._pidfd)
 
 

@@ -1,0 +1,170 @@
+"""vm.toml: what is wrong is said in one line with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import config
+from protocol.errors import ConfigError
+
+DISK = '[[device]]\nid = "disk0"\ntype = "virtio-blk"\nimage = "disk.img"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    (tmp_path / "Image").write_bytes(b"kernel")
+    return tmp_path
+
+
+def load(text: str, *settings: str) -> config.Config:
+    Path("vm.toml").write_text(text)
+    return config.load(Path("vm.toml"), settings)
+
+
+def test_defaults_without_a_file() -> None:
+    found = config.load(None)
+
+    assert (found.name, found.memory, found.cpus, found.kernel, found.devices) == ("demo", 256 << 20, 1, None, ())
+
+
+def test_values_of_a_whole_file(folder: Path) -> None:
+    text = '[vm]\nname = "a"\nmemory = "1G"\n[boot]\nkernel = "Image"\ncmdline = "x=y"\n' + DISK + "readonly = true\n"
+
+    found = load(text)
+
+    assert (found.name, found.memory, found.cmdline) == ("a", 1 << 30, "x=y")
+    assert found.kernel == folder / "Image"
+    (disk,) = found.devices
+    assert (disk.id, disk.start, disk.restart) == ("disk0", "auto", "on-failure")
+    assert dict(disk.options) == {"image": folder / "disk.img", "readonly": True, "queues": 1, "serial": ""}
+
+
+def test_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "vm.toml").write_text(DISK)
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+
+    found = config.load(Path("../vm.toml"))
+
+    assert dict(found.devices[0].options)["image"] == folder / "disk.img"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("vm.toml", "folder-1"), ("web.toml", "web"), ("-odd name.toml", "odd-name")]
+)
+def test_name_comes_from_the_file_or_its_folder(tmp_path: Path, name: str, expected: str) -> None:
+    path = tmp_path / "folder 1" / name
+    path.parent.mkdir()
+    path.write_text("")
+
+    assert config.load(path).name == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[vm]\nmemroy = 1\n", "vm.toml:2: vm.memroy: unknown key", "'memory'"),
+        ("[vn]\n", "vm.toml:1: vn: unknown key", "'vm'"),
+        ("[vm]\nmemory = true\n", 'vm.toml:2: vm.memory: must be a size such as "512M", not true or false', ""),
+        ('[vm]\nmemory = "lots"\n', "vm.toml:2: vm.memory: 'lots' is no size", "512M"),
+        ("[vm]\n\nmemory = 0\n", "vm.toml:3: vm.memory: 0 is too little", "32M or more"),
+        ('[vm]\nmemory = "33M"\n', "vm.toml:2: vm.memory: 33M is no multiple of 2M", "32M"),
+        ("[vm]\nmemory = -2097152\n", "vm.toml:2: vm.memory: -2M is too little", "32M"),
+        ("[vm]\ncpus = 2\n", "vm.toml:2: vm.cpus: 2 is not possible yet", "only 1"),
+        ('[vm]\ncpus = "1"\n', "vm.toml:2: vm.cpus: must be a whole number, not a text", ""),
+        ('[vm]\ninterrupts = "plic"\n', "vm.toml:2: vm.interrupts: 'plic' is not built yet", "aia"),
+        ('[vm]\nname = "a b"\n', "vm.toml:2: vm.name: 'a b' is no name", "letters"),
+        ('[vm]\nname = "a.dev"\n', "vm.toml:2: vm.name: 'a.dev' ends in .dev", "another"),
+        ('[boot]\nkernel = "Imaeg"\n', "vm.toml:2: boot.kernel: no such file: ", "'Image'"),
+        ('[boot]\nkernel = "."\n', "vm.toml:2: boot.kernel: '.' is a folder", ""),
+        ('[boot]\nkernel = ""\n', "vm.toml:2: boot.kernel: empty", ""),
+        ("[boot]\ncmdline = 1\n", "vm.toml:2: boot.cmdline: must be a text in quotes, not a number", ""),
+        ("schema = 2\n", "vm.toml:1: schema: 2 is not possible yet", "only 1"),
+        ("vm = 1\n", "vm.toml:1: vm: must be a table", "[vm]"),
+        ("[device]\n", "vm.toml:1: device: must be a list of tables", "[[device]]"),
+        ("[[device]]\n", "vm.toml:1: device.id: missing", "Name"),
+        ('[[device]]\nid = "a"\n', "vm.toml:1: device.type: missing", "virtio-blk"),
+        (
+            '[[device]]\nid = "a"\ntype = "virtio-block"\n',
+            "vm.toml:3: device.type: unknown type 'virtio-block'",
+            "-blk",
+        ),
+        ('[[device]]\nid = "a"\ntype = "python:a-b"\n', "vm.toml:3: device.type: 'a-b' is no module name", "python:"),
+        ('[[device]]\nid = "a"\ntype = "virtio-blk"\n', "vm.toml:1: device.image: missing", "image"),
+        (DISK + "readonly = 1\n", "vm.toml:5: device.readonly: must be true or false, not a number", ""),
+        (DISK + "queues = 0\n", "vm.toml:5: device.queues: 0 is out of range", "1 to 64"),
+        (DISK + "queues = 1.5\n", "vm.toml:5: device.queues: must be a whole number, not a number with a point", ""),
+        (DISK + 'restart = "allways"\n', "vm.toml:5: device.restart: 'allways' is none of its values", "'always'"),
+        (DISK + "args = [1]\n", "vm.toml:5: device.args: must be a list of texts", ""),
+        (DISK + DISK, "vm.toml:6: device.id: 'disk0' is taken", "first used at vm.toml:2"),
+        (DISK.replace("disk0", "0disk"), "vm.toml:2: device.id: '0disk' is no device id", "letters"),
+        (DISK.replace("disk0", "cpu"), "vm.toml:2: device.id: 'cpu' is the name of a part of every VM", "another"),
+        (DISK.replace("disk.img", "disk.imgg"), "vm.toml:4: device.image: no such file: ", "'disk.img'"),
+        (
+            '[[device]]\nid = "a"\ntype = "python:mine"\nimage = "disk.img"\n',
+            "vm.toml:4: device.image: a device of type 'python:mine' has no such key",
+            "args",
+        ),
+        ("[vm\n", "vm.toml:1: no valid TOML: ", ""),
+        ("a = \n", "vm.toml:1: no valid TOML: ", ""),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_bad_input_is_named_with_line_key_and_hint(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+
+    assert caught.value.message.startswith(message)
+    assert hint in (caught.value.hint or "")
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.usefixtures("folder")
+def test_more_devices_than_slots() -> None:
+    text = "".join(DISK.replace("disk0", f"disk{index}") for index in range(32))
+
+    with pytest.raises(ConfigError, match=r"vm\.toml:125: device: no slot left: 31 devices at most"):
+        load(text)
+
+
+@pytest.mark.usefixtures("folder")
+def test_set_changes_tables_and_devices() -> None:
+    found = load(DISK, "vm.memory=1G", "disk0.readonly=true", "boot.cmdline=a=b c", "vm.name=n", "disk0.queues=2")
+
+    assert (found.memory, found.cmdline, found.name) == (1 << 30, "a=b c", "n")
+    assert dict(found.devices[0].options)["readonly"] is True
+    assert dict(found.devices[0].options)["queues"] == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("vm.memory", "--set vm.memory: not TABLE.KEY=VALUE"),
+        ("memory=1", "--set memory=1: not TABLE.KEY=VALUE"),
+        ("disk1.readonly=true", "--set: disk1.readonly: no table or device 'disk1'"),
+        ("vm.memory=7", "--set: vm.memory: 7 is too little"),
+        ("disk0.image=none.img", "--set: device.image: no such file"),
+        ("disk0.imgae=disk.img", "--set: device.imgae: unknown key"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_bad_set_says_so(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(DISK, setting)
+
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
+        config.load(Path("none.toml"))
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(Path())
+    Path("binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        config.load(Path("binary.toml"))

@@ -1,0 +1,80 @@
+"""The plan is a pure function of the configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import config, plan
+from protocol.names import Runtime
+
+GUEST = Path("/guest.elf")
+
+
+def make(tmp_path: Path, text: str, debug: tuple[str, ...] = ()) -> plan.Plan:
+    (tmp_path / "disk.img").touch()
+    (tmp_path / "Image").touch()
+    file = tmp_path / "vm.toml"
+    file.write_text(text)
+    return plan.make(config.load(file), Runtime("t"), guest=GUEST, debug=debug)
+
+
+DISK = '[[device]]\nid = "disk0"\ntype = "virtio-blk"\nimage = "disk.img"\n'
+MINE = '[[device]]\nid = "mine"\ntype = "python:mydevice"\nargs = ["--speed", "9"]\nrestart = "no"\n'
+
+
+def test_the_embedded_guest_boots_where_no_kernel_is_named(tmp_path: Path) -> None:
+    found = make(tmp_path, "")
+
+    assert [process.id for process in found.processes] == ["bus", "cpu"]
+    cpu = found.process("cpu").argv
+    assert cpu[:4] == (sys.executable, "-P", "-m", "cpu_proc")
+    assert cpu[cpu.index("--kernel") + 1] == str(GUEST)
+    assert cpu[cpu.index("--memory") + 1] == str(256 << 20)
+    assert found.embedded
+
+
+def test_devices_get_slots_in_order_and_options_from_their_keys(tmp_path: Path) -> None:
+    found = make(
+        tmp_path, '[boot]\nkernel = "Image"\ncmdline = "-x"\n' + DISK + 'readonly = true\nserial = "s"\n' + MINE
+    )
+
+    disk, mine = found.devices
+    assert (disk.slot, mine.slot) == (1, 2)
+    assert disk.argv[1:4] == ("-P", "-m", "devproc.virtio_blk")
+    assert disk.argv[-3:] == (f"--image={tmp_path}/disk.img", "--readonly", "--serial=s")
+    assert mine.argv[1:3] == ("-m", "mydevice")
+    assert mine.argv[-2:] == ("--speed", "9")
+    assert mine.cwd == str(tmp_path)
+    assert mine.restart == "no"
+    cpu = found.process("cpu").argv
+    assert cpu[-4:] == ("--device", "disk0=1", "--device", "mine=2")
+    assert "--cmdline=-x" in cpu
+    assert not found.embedded
+
+
+def test_a_device_under_the_debugger_is_left_to_the_user(tmp_path: Path) -> None:
+    (disk,) = make(tmp_path, DISK, debug=("disk0",)).devices
+
+    assert disk.start == "attach"
+    assert disk.argv[1:5] == ("-m", "pdb", "-m", "devproc.virtio_blk")
+    assert disk.command.startswith(sys.executable)
+
+
+def test_json_gives_the_same_plan_back(tmp_path: Path) -> None:
+    found = make(tmp_path, DISK)
+
+    assert plan.Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(("home", "added"), [("/usr/lib/python3/site-packages/x", False), ("/src/busvm/x", True)])
+def test_a_checkout_is_found_by_the_processes(
+    home: str, added: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "__file__", f"{home}/plan.py")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+    assert ("PYTHONPATH" in make(tmp_path, "").process("cpu").env) is added

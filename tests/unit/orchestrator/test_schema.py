@@ -1,0 +1,57 @@
+"""The table of keys, its documentation, and the JSON schema are one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator import schema
+from orchestrator.commands.describe import resolved, toml
+from orchestrator.config import load
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_the_documentation_has_the_table_of_keys() -> None:
+    assert schema.markdown() in (DOCS / "vm-toml.md").read_text()
+
+
+def test_every_device_key_of_a_type_becomes_an_option() -> None:
+    assert all(key.option for key in schema.KEYS if key.types)
+
+
+def test_json_schema_has_every_key() -> None:
+    properties = schema.json_schema()["properties"]
+
+    for key in schema.KEYS:
+        table = properties if not key.table else properties[key.table]
+        table = table.get("items", table) if key.table else {"properties": table}
+        assert key.name in table["properties"]
+    assert properties["device"]["items"]["required"] == ["id", "type"]
+
+
+def test_the_resolved_configuration_gives_the_same_vm(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").touch()
+    file = tmp_path / "vm.toml"
+    file.write_text(
+        '[vm]\nname = "x"\n'
+        '[boot]\ncmdline = "a=\\"b\\" ü"\n'
+        + '[[device]]\nid = "d"\ntype = "virtio-blk"\nimage = "disk.img"\nargs = ["--direct"]\nreadonly = true\n'
+        + '[[device]]\nid = "m"\ntype = "python:mine"\nstart = "attach"\n'
+    )
+    first = load(file)
+    again = tmp_path / "again.toml"
+    again.write_text(toml(resolved(first)))
+
+    second = load(again)
+
+    assert (second.name, second.memory, second.cmdline, second.devices) == (
+        first.name,
+        first.memory,
+        first.cmdline,
+        first.devices,
+    )
+
+
+def test_the_examples_are_valid() -> None:
+    for path in (DOCS.parent / "examples").rglob("*.toml"):
+        assert load(path).file == path
