@@ -151,6 +151,7 @@ class DeviceLoop:
             page.processed = message.seq  # after its effect is in the page
         elif isinstance(message, messages.Read):
             value = self.device.read(message.bar, message.offset, message.size)
+            _answer_in_page(attachment, message.seq, value)
             link.send(messages.Value(link.epoch, message.seq, value))
         elif isinstance(message, messages.Barrier):
             self._barrier(message, attachment)
@@ -171,6 +172,7 @@ class DeviceLoop:
             return
         action()
         self._enter(QUIESCED if self.device.quiesced else ATTACHED)
+        _answer_in_page(attachment, message.seq, 0)
         link.send(messages.Done(link.epoch, message.seq))
 
     # joining and leaving
@@ -233,3 +235,10 @@ class DeviceLoop:
         if state != self.state:
             self.state = state
             self.on_state()
+
+
+def _answer_in_page(attachment: Attachment, seq: int, value: int) -> None:
+    """Leave the answer where a waiting hart looks first; its number last."""
+    page = attachment.machine.page
+    page.reply_value = value
+    page.reply_seq = seq

@@ -113,6 +113,9 @@ class DevicePage(Layout):
     ``0x0000`` header · ``0x1000`` config space image · ``0x2000`` its write mask · ``0x3000`` its kind bytes ·
     ``0x4000`` the device's own state (transport, queues, in-flight tables), then per BAR an image and kind bytes.
     The device fills everything but the fields written by ``cpu`` before it answers its first ``Attach``.
+
+    An answer to a ``Read`` or ``Barrier`` is here before its message arrives: a hart that waits looks at ``reply_seq``
+    for a moment, which saves the wake-ups of half a ZeroMQ round trip.
     """
 
     MAGIC = int.from_bytes(b"BUSVMDEV", "little")
@@ -137,6 +140,8 @@ class DevicePage(Layout):
     doorbell_bar = Field(0x48, 4, "device", "BAR of the doorbell range")
     doorbell_offset = Field(0x4C, 4, "device", "offset of doorbell 0 in that BAR")
     doorbell_stride = Field(0x50, 4, "device", "bytes from one doorbell to the next")
+    reply_seq = Field(0x60, 8, "device", "the request whose answer is in reply_value; stored after it")
+    reply_value = Field(0x68, 8, "device", "that answer; the same goes out as a Value or Done")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")
 
     def bar(self, index: int) -> BarEntry:

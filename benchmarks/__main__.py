@@ -1,0 +1,29 @@
+"""``python -m benchmarks [NAME …]``: measure, and print every figure with its budget and its peer."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+SUITES = ("cpu", "link", "start", "boot")
+
+
+def main(argv: list[str]) -> int:
+    """Run the suites named in ``argv``, or all; return 1 when a budget is missed."""
+    unknown = set(argv) - set(SUITES)
+    if unknown:
+        print(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    missed = 0
+    for name in argv or SUITES:
+        started = time.monotonic()
+        for figure in importlib.import_module(f"benchmarks.{name}").measure():
+            print(figure.line(), flush=True)
+            missed += figure.met is False
+        print(f"-- {name}: {time.monotonic() - started:.0f} s", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
