@@ -1,0 +1,36 @@
+"""The Debian images that guests boot, built once and kept in the user's cache beside apt's downloads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol.names import cache_root
+
+
+def build(name: str, *options: str) -> Path:
+    """Return the folder of an image, built by ``orchestrator image`` unless ``BUSVM_IMAGES`` has it."""
+    given = os.environ.get("BUSVM_IMAGES")
+    if given and not options:
+        return Path(given)
+    folder = cache_root() / "tests" / name
+    command = [sys.executable, "-m", "orchestrator", "image", "debian", "-o", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """Return the folder of the image that ``make run`` builds."""
+    return build("debian")
+
+
+@pytest.fixture(scope="session")
+def other_debian() -> Path:
+    """Return an image of another size with other packages."""
+    return build("other", "--include", "file", "--include", "bc", "--size", "1500M")

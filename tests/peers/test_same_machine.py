@@ -1,0 +1,56 @@
+"""The same kernel, initramfs and disk on QEMU's ``virt`` with AIA and here: the guest sees the same machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import build
+from tests.guest.expect import Guest
+from tests.guest.test_debian import PASSWORD, machine
+
+pytestmark = [pytest.mark.boot, pytest.mark.peer, pytest.mark.timeout(600)]
+
+QEMU = os.environ.get("BUSVM_QEMU", "qemu-system-riscv64")
+
+
+def facts(guest: Guest) -> dict[str, object]:
+    """Return what has to agree."""
+    guest.login(PASSWORD)
+    isa = re.search(r"isa\s*: (\S+)", guest.run("cat /proc/cpuinfo"))
+    assert isa is not None
+    classes = sorted(line.split()[1] for line in guest.run("lspci -n").splitlines() if line.strip())
+    disks = guest.run("lsblk -nbdo NAME,SIZE,RO,TYPE").split()
+    chips = guest.run("cat /proc/interrupts")
+    found = {
+        "base isa": isa[1].split("_")[0].rstrip("bhv"),
+        "class codes": classes,
+        "block devices": disks,
+        "disk interrupts by message": bool(re.search(r"MSI.*virtio0|virtio0", chips)),
+    }
+    guest.type("poweroff -f")
+    guest.status(120)
+    return found
+
+
+def test_cpu_class_pci_classes_and_disks_agree(tmp_path: Path) -> None:
+    assert shutil.which(QEMU), f"{QEMU} is needed: package qemu-system-misc, or BUSVM_QEMU=PATH"
+    image = build("debian")
+    path = machine(image, tmp_path, "same")
+    with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
+        ours = facts(guest)
+    command = [
+        QEMU, "-M", "virt,aia=aplic-imsic", "-m", "512M", "-nographic", "-no-reboot",
+        "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
+        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-drive", f"file={tmp_path / 'root.ext4'},format=raw,if=none,id=d",
+        "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+    ]  # fmt: skip
+    with Guest(command) as guest:
+        theirs = facts(guest)
+    assert ours == theirs
