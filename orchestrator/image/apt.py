@@ -102,6 +102,10 @@ class Apt:
             self._progress.step("  the mirror does not answer: going on with the lists of the last build")
             return
         source_file.unlink()
+        if "does not have a Release file" in result.stdout:
+            raise ConfigError(
+                f"--suite: the mirror has no Debian release {self.suite}", hint="the default, trixie, is Debian 13"
+            )
         raise _failure("the package lists could not be read", result.stderr)
 
     def install_set(self, patterns: Sequence[str], include: Sequence[str]) -> list[Package]:

@@ -75,13 +75,13 @@ FIRST_BOOT = """\
 [Unit]
 Description=Finish the installation of the packages (dpkg --configure -a)
 ConditionPathExists=!/var/lib/busvm/configured
-After=local-fs.target systemd-tmpfiles-setup.service
-Before=getty.target
+After=basic.target
+Before=systemd-user-sessions.service
 
 [Service]
 Type=oneshot
 Environment=DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
-ExecStart=/usr/bin/dpkg --configure -a
+ExecStart=/usr/bin/dpkg --force-confold --configure -a
 ExecStartPost=/usr/bin/mkdir -p /var/lib/busvm
 ExecStartPost=/usr/bin/touch /var/lib/busvm/configured
 StandardOutput=journal+console
@@ -106,7 +106,7 @@ def configure(tree: Tree, packages: list[Unpacked], mirror: str, suite: str, *, 
         f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n"
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
     )
-    units(tree, packages, first_boot=first_boot)
+    units(tree, first_boot=first_boot)
     for folder in ("etc", "var"):  # so that systemd does not take this boot for one after an update of /usr
         tree.add_file(f"{folder}/.updated", "# made with the image\n")
 
@@ -155,13 +155,9 @@ def shells(tree: Tree) -> None:
     tree.add_file("etc/shells", "\n".join(lines) + "\n")
 
 
-def units(tree: Tree, packages: list[Unpacked], *, first_boot: bool) -> None:
-    """Enable the units that the packages enable, less what is masked."""
+def units(tree: Tree, *, first_boot: bool) -> None:
+    """Set up what systemd starts at boot."""
     scripts.enable_unit(tree, "remote-fs.target")
-    for package in packages:
-        for unit in scripts.enabled_units(package.postinst):
-            if unit not in MASKED and unit not in DISABLED:
-                scripts.enable_unit(tree, unit)
     preset = "".join(f"disable {unit}\n" for unit in DISABLED)
     tree.add_file("etc/systemd/system-preset/10-busvm.preset", preset)
     for unit in MASKED:

@@ -1,8 +1,8 @@
 """Does declaratively what a ``postinst`` would have done, where that can be read from it.
 
-Two things are: ``update-alternatives --install`` with literal arguments, and the units which debhelper's generated
-lines enable (``deb-systemd-helper enable 'X'``). Everything else waits for ``dpkg --configure -a`` in the guest, which
-does these two again without harm.
+That is ``update-alternatives --install`` with literal arguments. Everything else waits for ``dpkg --configure -a`` in
+the guest, which does it again without harm. Units are left to it too: a service started before its package is
+configured only fails.
 """
 
 from __future__ import annotations
@@ -71,11 +71,6 @@ def _database(choices: list[Alternative]) -> str:
         paths = {slave[1]: slave[2] for slave in choice.slaves}
         lines += [choice.path, str(choice.priority), *(paths.get(name, "") for name in sorted(slaves))]
     return "\n".join([*lines, "", ""])
-
-
-def enabled_units(script: str) -> list[str]:
-    """Return the units which a script enables on first installation."""
-    return re.findall(r"deb-systemd-helper enable '?([\w@.\\-]+)'?", script)
 
 
 def enable_unit(tree: Tree, unit: str) -> bool:

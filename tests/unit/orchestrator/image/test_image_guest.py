@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.image import accounts, guest, pam, scripts
-from orchestrator.image.packages import Unpacked
 from orchestrator.image.tree import Tree
 
 PASSWD = "root:*:0:0:root:/root:/bin/bash\nnobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
@@ -127,7 +126,6 @@ if [ "$1" = configure ]; then
         --slave /usr/bin/nawk nawk /usr/bin/mawk \\
         --slave /usr/share/man/man1/awk.1.gz awk.1.gz /usr/share/man/man1/mawk.1.gz || true
     update-alternatives --install /usr/bin/$x $x /usr/bin/y 5
-    deb-systemd-helper enable 'fstrim.timer' >/dev/null || true
 fi
 """
 
@@ -177,17 +175,16 @@ def test_enable_unit_that_is_missing_is_no_error(tree: Tree) -> None:
     assert not scripts.enable_unit(tree, "none.service")
 
 
-def test_units_disabled_by_preset_are_not_enabled(tree: Tree) -> None:
-    tree.add_file("usr/lib/systemd/system/fstrim.timer", "[Install]\nWantedBy=timers.target\n")
-    package = Unpacked({"Package": "util-linux"}, {"postinst": POSTINST.encode()})
-    guest.units(tree, [package], first_boot=False)
+def test_units_masked_and_disabled(tree: Tree) -> None:
+    guest.units(tree, first_boot=False)
 
     assert "disable fstrim.timer\n" in tree.read_text("etc/systemd/system-preset/10-busvm.preset")
-    assert "etc/systemd/system/timers.target.wants/fstrim.timer" not in tree.entries
+    assert tree.entries["etc/systemd/system/getty-static.service"].target == "/dev/null"
+    assert "etc/systemd/system/busvm-configure.service" not in tree.entries
 
 
 def test_units_with_first_boot_have_the_configuring_service(tree: Tree) -> None:
-    guest.units(tree, [], first_boot=True)
+    guest.units(tree, first_boot=True)
     assert "etc/systemd/system/multi-user.target.wants/busvm-configure.service" in tree.entries
 
 
