@@ -18,6 +18,8 @@ REGISTERS1, QUEUES1 = "org.busvm.Registers1", "org.busvm.Queues1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _MANAGER = "org.freedesktop.DBus.ObjectManager"
 
+_CONNECT_S = 5.0
+
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ class Client:
             NotFound: no VM of that name runs.
         """
         try:
-            return cls(await Bus.connect(runtime.bus_address), runtime)
+            return cls(await asyncio.wait_for(Bus.connect(runtime.bus_address), _CONNECT_S), runtime)
         except HostError as error:
             raise NotFound(f"no VM named {runtime.vm!r} runs", hint="`orchestrator ps` lists those that do") from error
 

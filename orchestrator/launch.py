@@ -5,8 +5,11 @@ Without an event loop, so that the machine is on its way before the orchestrator
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from dataclasses import dataclass, field
+from types import FrameType
 
 from orchestrator import bus_daemon, leftovers, record, spawn
 from orchestrator.lock import Lock
@@ -17,6 +20,10 @@ from protocol.errors import HostError
 from protocol.memory import SHM
 from protocol.names import Runtime
 from protocol.sizes import format_size
+
+logger = logging.getLogger(__name__)
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -34,8 +41,11 @@ class Running:
         """Start the process ``name`` of the plan, and record it."""
         process = self.plan.process(name)
         child = spawn.start_bus(process) if name == BUS else spawn.start(process)
+        if name == BUS:
+            self.runtime.bus_socket.chmod(0o600)  # dbus-daemon opens it to all and trusts its own check alone
         child.entry.restarts = self.record.entries[name].restarts
         self.keep(child)
+        logger.info("started %s, pid %d: %s", name, child.entry.pid, process.command)
         return child
 
     def keep(self, child: Child) -> None:
@@ -53,13 +63,25 @@ class Running:
         self.record.write(self.runtime)
 
     def end(self) -> None:
-        """End every process, the bus last, and take away everything but the logs."""
+        """End every process, the bus last, and take away everything but the logs; nothing interrupts this."""
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         leftovers.end_processes(self.runtime, self.record.entries.values())
         for child in self.children.values():
             child.reap()
             child.close()
         leftovers.remove_files(self.runtime)
         self.lock.release()
+
+
+def unwind_on_signals() -> None:
+    """Make a signal end this process by an exception from here on, so that what it has started is taken down."""
+
+    def unwind(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in ENDING_SIGNALS:
+        signal.signal(number, unwind)
 
 
 def check_room(plan: Plan) -> None:

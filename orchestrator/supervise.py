@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator import faults, requests, spawn
 from orchestrator.config import Config
-from orchestrator.launch import Running
+from orchestrator.launch import ENDING_SIGNALS, Running
 from orchestrator.plan import BUS, CPU
 from orchestrator.record import BY_HAND, FAILED, RESTARTING
 from orchestrator.report import Report
@@ -53,7 +53,7 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         self._final: asyncio.Future[int] = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self.ask_down, 128 + number)
         loop.add_signal_handler(signal.SIGUSR1, self._serve_requests)
         for child in list(self._running.children.values()):

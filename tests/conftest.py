@@ -158,7 +158,11 @@ class Cli:
         self.run("down", "--all", "-t", "0")
         for process in self.started:
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 
 from orchestrator.config import Config
 from orchestrator.console import Console, Terminal
-from orchestrator.launch import Running
+from orchestrator.launch import ENDING_SIGNALS, Running
+from orchestrator.plan import CPU
 from orchestrator.report import Spoken
 from orchestrator.supervise import Supervisor
 
@@ -41,10 +41,11 @@ async def _attend(running: Running, config: Config, terminal: Terminal) -> int:
     console.start()
     try:
         status = await supervisor.run()
-        # what the guest printed last is still on its way; whoever does not want it interrupts
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, console.stop)
-        await closed.wait()
+        if running.children[CPU].has_ended:
+            # what the guest printed last is still on its way; whoever does not want it interrupts
+            for number in ENDING_SIGNALS:
+                loop.add_signal_handler(number, console.stop)
+            await closed.wait()
         return status
     finally:
         console.stop()

@@ -66,7 +66,9 @@ def describe(vm: Vm) -> dict[str, Any]:
     try:
         state, functions = client.ask(vm.runtime, look)
     except BusvmError:
-        state, functions = "starting" if vm.runs else DEAD, {}
+        state, functions = "starting", {}
+    if not vm.runs:
+        state = DEAD
     processes = []
     if vm.record is not None:
         types = {process.id: process.type for process in vm.record.plan.processes}

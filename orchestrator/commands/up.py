@@ -15,7 +15,7 @@ from orchestrator.config import Config
 from orchestrator.console import Terminal
 from orchestrator.launch import Running
 from orchestrator.record import Record
-from protocol.errors import BusvmError, ConfigError, HostError
+from protocol.errors import ConfigError, HostError
 from protocol.names import Runtime
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(planned.to_json(), indent=2) + "\n")
         return 0
     os.umask(0o077)
+    launch.unwind_on_signals()
     held = lock.Lock.take(runtime)
     if options.detach or options.wait:
         from orchestrator.commands.background import detach
@@ -110,6 +111,6 @@ def bring_up(config: Config, planned: plan.Plan, runtime: Runtime, held: lock.Lo
     except OSError as error:
         leftovers.remove_files(runtime)
         raise HostError(f"cannot prepare {runtime.folder}: {error}") from error
-    except BusvmError:
+    except BaseException:
         leftovers.remove_files(runtime)
         raise
