@@ -169,23 +169,23 @@ class Hart1:
 
         await asyncio.wrap_future(self._machine.do(store))
 
-    async def disassemble(self, address: int, count: int) -> list[tuple[int, int, str, str]]:
+    async def disassemble(self, address: int, count: int) -> list[tuple[int, int, int, str]]:
         """Instructions from a virtual address on."""
         if self._machine.state == STALLED:
             raise _refuse("Stalled", self._machine.reason)
 
-        def lines() -> list[tuple[int, int, str, str]]:
+        def lines() -> list[tuple[int, int, int, str]]:
             found, at = [], address
             for _ in range(min(count, _LINES_MAX)):
                 word = self._hart.fetch(at)
                 if word is None:
                     break
                 size, text = disassemble(word, at)
-                found.append((at, word & (1 << 8 * size) - 1, text, f"{size}"))
+                found.append((at, size, word & (1 << 8 * size) - 1, text))
                 at += size
             return found
 
-        rows: list[tuple[int, int, str, str]] = await asyncio.wrap_future(self._machine.do(lines))
+        rows: list[tuple[int, int, int, str]] = await asyncio.wrap_future(self._machine.do(lines))
         return rows
 
     @property

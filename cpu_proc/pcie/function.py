@@ -30,6 +30,7 @@ _POLL_S = 0.02
 _YIELD_S = 0.001
 _LOOK_S = 300e-6
 _PASS_OVER = 64
+_POSTED_MAX = 1024
 _SPARE_CORE = len(os.sched_getaffinity(0)) > 1
 _ONES = (1 << 64) - 1
 
@@ -208,6 +209,8 @@ class Function:
         return self._ask(lambda epoch, seq: messages.Barrier(epoch, seq, what))
 
     def _post(self, bar: int, offset: int, size: int, value: int) -> None:
+        if len(self._unacknowledged) >= _POSTED_MAX:
+            self.barrier("flush")  # a device that does not keep up holds the hart, not the host's memory
         with self._lock:
             self.counters["writes"] += 1
             self._forget_processed()
