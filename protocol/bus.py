@@ -12,18 +12,19 @@ belongs to whoever receives the body; those of a message nobody takes are closed
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from protocol.errors import BusvmError, HostError, NotFound
 
-if os.environ.get("BUSVM_DBUS") == "dbus_next":
-    import dbus_next as _dbus
-    from dbus_next.aio.message_bus import MessageBus as _MessageBus
-else:
-    import dbus_fast as _dbus
-    from dbus_fast.aio.message_bus import MessageBus as _MessageBus
+_LIBRARIES = ("dbus_fast", "dbus_next")
+_library = os.environ.get("BUSVM_DBUS", _LIBRARIES[0])
+if _library not in _LIBRARIES:
+    raise ImportError(f"BUSVM_DBUS={_library}: {' or '.join(_LIBRARIES)}")
+_dbus: Any = importlib.import_module(_library)
+_MessageBus: Any = importlib.import_module(f"{_library}.aio.message_bus").MessageBus
 
 Variant = _dbus.Variant
 _Message = _dbus.Message
