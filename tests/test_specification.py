@@ -1,0 +1,29 @@
+"""Every promise in SPECIFICATION.md names a test or benchmark that exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMED = sorted(
+    set(re.findall(r"`((?:tests|benchmarks)/[\w/.]+\.py(?:::\w+)?)`", (ROOT / "SPECIFICATION.md").read_text()))
+)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_keeps_a_promise_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    tree = ast.parse((ROOT / path).read_text())
+    if function:
+        assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_row_of_a_promise_names_one() -> None:
+    rows = [line for line in (ROOT / "SPECIFICATION.md").read_text().splitlines() if line.startswith("| ")]
+    for row in rows:
+        if not row.startswith(("| promise", "| what", "|---")):
+            assert re.search(r"`(tests|benchmarks)/", row), row
