@@ -291,7 +291,7 @@ from cpu_proc.engine.jit import entry, jit
 
 from cpu_proc.engine import softfloat as sf
 from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
-from cpu_proc.engine.mmu import fetch_page, fetch_word, host_for_atomic, load_slow, store_slow, tlb_mode
+from cpu_proc.engine.mmu import compare_with_copy, fetch_page, fetch_word, host_for_atomic, load_slow, store_slow, tlb_mode
 from cpu_proc.engine.native import *
 from cpu_proc.engine.system import *
 '''
@@ -387,6 +387,7 @@ def fetch_decoded(S, pc, decoded):
     S[DECODES] += 1
     w = decode(i)
     if pc & 0xFFF != 0xFFE or i & 3 != 3:
+        compare_with_copy(S, decoded, pc & 0xFFF, i)
         store_64(decoded + ((pc & 0xFFF) << 2), w)
     elif S[PRIV] != 3:  # M mode has another address space with the same key
         store_64(crossing, key)
@@ -471,8 +472,12 @@ def run(S, X, F):
         if S[EXIT] == 0:
             S[PC] = pc
             continue
+        if S[EXIT] == {st.EXIT_MMIO}:  # the instruction will run again: it has not been one yet
+            S[INSTRET] -= 1
+            S[BUDGET] += 1
         if S[EXIT] != {st.EXIT_TRAP}:
             return
+        S[INSTRET] -= 1  # what traps does not retire (privileged §3.3.1)
         S[EXIT] = 0
         trap(S, S[CAUSE], S[TVAL], False)
 """

@@ -77,7 +77,7 @@ def flush_tlb(S):
     for i in range(0, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
     flush_crossings(S)
-    S[st.USER_SUPERPAGES] = 0
+    S[st.SUPERPAGES] = 0
 
 
 @jit
@@ -142,6 +142,12 @@ def translate(S, va, access):
 
 
 @jit
+def half(va):
+    """Return a bit for the half of the address space: superpages of the kernel's say nothing about the users'."""
+    return 1 if va >= 0 else 2
+
+
+@jit
 def leaf(S, va, access, privilege, level, pte, host):
     """Check a leaf's permissions, set A and D, return the physical address."""
     if pte & PTE_U:
@@ -159,8 +165,8 @@ def leaf(S, va, access, privilege, level, pte, host):
             allowed |= pte & PTE_X
     if allowed == 0:
         return fault(S, PAGE_FAULT[access], va)
-    if level > 0 and pte & PTE_U:
-        S[st.USER_SUPERPAGES] = 1
+    if level > 0:
+        S[st.SUPERPAGES] |= half(va)
     below = (1 << (9 * level)) - 1
     ppn = (pte >> 10) & 0xFFF_FFFF_FFFF
     if ppn & below != 0:  # a superpage must be aligned
@@ -406,6 +412,19 @@ def fetch_page(S, va):
     store_64(slot, va & -4096)
     store_64(slot + 8, decoded)
     return decoded
+
+
+@jit
+def compare_with_copy(S, decoded, offset, word):
+    """Have the next fence.i clear the page if ``word``, decoded just now, is not what the copy holds.
+
+    Code may be executed after it was written and before the fence, and change back: then memory equals the copy,
+    and only this tells that what was decoded does not.
+    """
+    page = decoded - S[st.DEC_HOST] >> 2
+    copy = S[st.COPY_HOST] + page + offset
+    if load_u16(copy) != word & 0xFFFF or (word & 3 == 3 and load_u16(copy + 2) != word >> 16):
+        store_64(S[st.PAGE_GENERATION_HOST] + (page >> 12) * 8, 0)
 
 
 @jit

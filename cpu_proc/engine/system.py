@@ -56,8 +56,6 @@ def illegal(S):
 @jit
 def imsic_top(S, file):
     """Return the lowest pending and enabled identity of the interrupt file that starts at slot ``file``, or 0."""
-    if S[file] & 1 == 0:  # eidelivery
-        return 0
     threshold = S[file + 1]
     for word in range(4):
         ready = S[file + 2 + word] & S[file + 6 + word]
@@ -71,9 +69,9 @@ def imsic_top(S, file):
 def known_pending(S):
     """Return mip as far as it is known without reading the clock."""
     mip = S[st.MIP] | S[st.LINES] | S[st.TIMER_DUE]
-    if imsic_top(S, st.SI_DELIVERY):
+    if S[st.SI_DELIVERY] & 1 and imsic_top(S, st.SI_DELIVERY):
         mip |= SEIP
-    if imsic_top(S, st.MI_DELIVERY):
+    if S[st.MI_DELIVERY] & 1 and imsic_top(S, st.MI_DELIVERY):
         mip |= MEIP
     return mip
 
@@ -242,9 +240,10 @@ def sys_wfi(S, w):
 def sys_sfence_vma(S, X, w):
     if S[st.PRIV] == st.U or (S[st.PRIV] == st.S and S[st.MSTATUS] & TVM):
         return illegal(S)
-    if w >> 16 & 31 and not S[st.USER_SUPERPAGES]:
-        mmu.flush_page(S, load_i64(X + (w >> 13 & 0xF8)))
-    else:
+    va = load_i64(X + (w >> 13 & 0xF8))
+    if w >> 16 & 31 and S[st.SUPERPAGES] & mmu.half(va) == 0:
+        mmu.flush_page(S, va)
+    else:  # a superpage has entries for each of its pages
         mmu.flush_tlb(S)
     return reload(S, w)
 
@@ -257,7 +256,7 @@ def sys_lr(S, X, w, size):
         return 2
     value = load_i32(host) if size == 4 else load_i64(host)
     fence(0)
-    S[st.RESERVATION] = va
+    S[st.RESERVATION] = va | size >> 3  # an aligned address leaves room to say which width
     S[st.RESERVED_VALUE] = value
     store_64(X + (w >> 7 & 0x1F8), value)
     return 0
@@ -271,7 +270,7 @@ def sys_sc(S, X, w, size):
     if host == 0:
         return 2
     failed = 1
-    if S[st.RESERVATION] == va:
+    if S[st.RESERVATION] == va | size >> 3:
         expected = S[st.RESERVED_VALUE]
         old = cas_32(host, expected, value) if size == 4 else cas_64(host, expected, value)
         failed = 0 if old == expected else 1
@@ -349,13 +348,20 @@ def counter_allowed(S, bit):
 
 
 @jit
-def read_minstret(S):
+def retired(S):
+    """Return the instructions retired when the present one is through."""
     return S[st.INSTRET] - S[st.REMAINING]
 
 
 @jit
+def read_minstret(S):
+    return retired(S) - 1
+
+
+@jit
 def write_minstret(S, value):
-    S[st.CYCLE_BASE] += read_minstret(S) - value
+    """The next instruction reads what was written (privileged §3.1.11); mcycle goes on as it was."""
+    S[st.CYCLE_BASE] += retired(S) - value
     S[st.INSTRET] = value + S[st.REMAINING]
     return 0
 
@@ -367,7 +373,7 @@ def read_mcycle(S):
 
 @jit
 def write_mcycle(S, value):
-    S[st.CYCLE_BASE] = value - read_minstret(S)
+    S[st.CYCLE_BASE] = value - retired(S)
     return 0
 
 
@@ -403,7 +409,10 @@ def write_mstatus(S, value):
     kept = S[st.MSTATUS] & ~MSTATUS_MASK
     if value >> MPP_SHIFT & 3 == 2:  # WARL: there is no hypervisor
         value &= ~(3 << MPP_SHIFT)
-    S[st.MSTATUS] = kept | (value & MSTATUS_MASK)
+    value = kept | (value & MSTATUS_MASK)
+    if (S[st.MSTATUS] ^ value) & mmu.MSTATUS_MXR:
+        mmu.flush_tlb(S)
+    S[st.MSTATUS] = value
     return 1
 
 
@@ -463,7 +472,7 @@ def write_sip(S, value):
 
 @jit
 def timer_allowed(S):
-    return S[st.PRIV] == st.M or S[st.MENVCFG] & STCE != 0
+    return S[st.PRIV] == st.M or (S[st.MENVCFG] & STCE != 0 and S[st.MCOUNTEREN] & 2 != 0)
 
 
 @jit

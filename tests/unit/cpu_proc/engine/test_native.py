@@ -43,5 +43,5 @@ def test_signed_overflow_wraps_in_comparisons_too():
 )
 def test_operation(name, args, want):
     function = getattr(native, name)
-    call = {1: njit(lambda a: function(a)), 2: njit(lambda a, b: function(a, b))}[len(args)]
+    call = {1: njit(lambda a: function(a)), 2: njit(lambda a, b: function(a, b))}[len(args)]  # noqa: PLW0108  # no wrapper of its own
     assert call(*args) == want

@@ -24,6 +24,8 @@ def call(name: str):
     function = getattr(sf, name)
     names = ", ".join(inspect.signature(function.py_func).parameters)
     return njit(eval(f"lambda {names}: function({names})", {"function": function}))
+
+
 CASES = 4000
 
 
@@ -35,8 +37,11 @@ def split(m: int, a: int) -> tuple[int, int, int]:
 def value(m: int, a: int) -> Fraction:
     sign, e, frac = split(m, a)
     bias = 1023 if m == 52 else 127
-    mag = Fraction(frac, 1 << m) * Fraction(2) ** (1 - bias) if e == 0 else (
-        1 + Fraction(frac, 1 << m)) * Fraction(2) ** (e - bias)
+    mag = (
+        Fraction(frac, 1 << m) * Fraction(2) ** (1 - bias)
+        if e == 0
+        else (1 + Fraction(frac, 1 << m)) * Fraction(2) ** (e - bias)
+    )
     return -mag if sign else mag
 
 
@@ -103,6 +108,18 @@ def check(S, m, got, want, want_flags, context):
     assert (int(got) & (1 << bits) - 1, int(S[FFLAGS])) == (want, want_flags), context
 
 
+def exact_result(operation: str, a: Fraction, b: Fraction, c: Fraction) -> Fraction | None:
+    """Return the rational result; of a square root, one on the same side of every rounding boundary."""
+    if operation == "sqrt":
+        scale = 4**600
+        root = isqrt(a.numerator * scale * a.denominator)
+        inexact = root * root != a.numerator * scale * a.denominator
+        return Fraction(root * 2 + inexact, a.denominator * 2**601)
+    if operation == "div":
+        return a / b if b else None
+    return {"add": a + b, "sub": a - b, "mul": a * b, "fma": a * b + c}[operation]
+
+
 @pytest.mark.parametrize("m", [23, 52])
 @pytest.mark.parametrize("operation", ["add", "sub", "mul", "div", "fma", "sqrt"])
 @pytest.mark.parametrize("warm", [0, sf.NX])
@@ -121,13 +138,7 @@ def test_arithmetic_equals_exact_rounding(S, m, operation, warm):
         if operation == "sqrt":
             a &= ~(1 << (63 if m == 52 else 31))
             va = abs(va)
-        exact = {"add": lambda: va + vb, "sub": lambda: va - vb, "mul": lambda: va * vb,
-                 "div": lambda: va / vb if vb else None, "fma": lambda: va * vb + vc,
-                 "sqrt": lambda: None}[operation]()
-        if operation == "sqrt" and va:
-            scale = 4 ** 600
-            root = isqrt(va.numerator * scale * va.denominator)
-            exact = Fraction(root * 2 + (root * root != va.numerator * scale * va.denominator), va.denominator * 2 ** 601)
+        exact = exact_result(operation, va, vb, vc)
         if not exact:
             continue  # zeros, infinities and NaNs have their own test
         S[FFLAGS] = warm
