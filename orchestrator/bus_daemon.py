@@ -11,7 +11,7 @@ import argparse
 import os
 import shutil
 import sys
-from xml.sax.saxutils import escape
+from html import escape
 
 from orchestrator import plan
 from protocol.errors import BusvmError, HostError
@@ -58,7 +58,7 @@ def prepare(runtime: Runtime) -> None:
         HostError: there is no dbus-daemon, or the folder cannot be written.
     """
     if shutil.which("dbus-daemon") is None:
-        raise HostError("the program dbus-daemon is missing", hint="on Debian and Ubuntu: apt install dbus-daemon")
+        raise HostError("the program dbus-daemon is missing", hint="on Debian and Ubuntu: apt install dbus")
     try:
         runtime.bus_socket.unlink(missing_ok=True)
         (runtime.folder / "bus.conf").write_text(config_text(runtime))

@@ -6,7 +6,6 @@ is looked up, no more.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -75,6 +74,8 @@ class Places:
 
 
 def _nearest(word: str, valid: Iterable[str]) -> str | None:
+    import difflib  # only for those who mistype
+
     found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
     return f"did you mean {found[0]!r}?" if found else None
 

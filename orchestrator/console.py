@@ -32,6 +32,8 @@ class Terminal:
         self.stdout = stdout
         self.is_interactive = _is_tty(stdin) and _is_tty(stdout)
         self._before: list[Any] | None = None
+        self._is_over = False
+        self._lock = threading.Lock()
 
     @property
     def is_raw(self) -> bool:
@@ -39,18 +41,21 @@ class Terminal:
         return self._before is not None
 
     def raw(self) -> None:
-        """Enter raw mode, if it is a terminal."""
-        if self.is_interactive and self._before is None:
-            before = termios.tcgetattr(self.stdin)
-            tty.setraw(self.stdin)
-            self._before = before
+        """Enter raw mode, if it is a terminal and ``restore`` has not ended that."""
+        with self._lock:
+            if self.is_interactive and self._before is None and not self._is_over:
+                before = termios.tcgetattr(self.stdin)
+                tty.setraw(self.stdin)
+                self._before = before
 
     def restore(self) -> None:
-        """Leave raw mode."""
-        if self._before is not None:
-            with contextlib.suppress(termios.error):  # the terminal is gone
-                termios.tcsetattr(self.stdin, termios.TCSADRAIN, self._before)
-            self._before = None
+        """Leave raw mode for good."""
+        with self._lock:
+            self._is_over = True
+            if self._before is not None:
+                with contextlib.suppress(termios.error):  # the terminal is gone
+                    termios.tcsetattr(self.stdin, termios.TCSADRAIN, self._before)
+                self._before = None
 
     def say(self, text: str) -> None:
         """Write a line for people to standard error, whole also in raw mode."""
@@ -143,6 +148,7 @@ class Console:
             data = link.recv(_CHUNK)
             if not data:
                 return
+            self._terminal.raw()  # what answers the guest is for the guest
             try:
                 write_all(self._terminal.stdout, data)
             except OSError:

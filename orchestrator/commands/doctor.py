@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 # program, package, what for, whether VMs run without it
 _PROGRAMS = (
-    ("dbus-daemon", "dbus-daemon", "the bus of every VM", True),
+    ("dbus-daemon", "dbus", "the bus of every VM", True),
     ("busctl", "systemd", "looking at the bus", False),
     ("gdbus", "libglib2.0-bin", "looking at the bus", False),
     ("apt-get", "apt", "orchestrator image debian", False),

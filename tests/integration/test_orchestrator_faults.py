@@ -251,9 +251,7 @@ def test_a_missing_dbus_daemon_is_named_with_its_package(cli: Cli, tmp_path: Pat
     done = cli.run("up")
 
     assert done.returncode == 4
-    assert one_line(done) == (
-        "error: the program dbus-daemon is missing (on Debian and Ubuntu: apt install dbus-daemon)\n"
-    )
+    assert one_line(done) == ("error: the program dbus-daemon is missing (on Debian and Ubuntu: apt install dbus)\n")
 
 
 def test_more_memory_than_dev_shm_has(cli: Cli) -> None:
@@ -293,3 +291,24 @@ def test_a_socket_left_by_a_dead_bus_is_no_obstacle(cli: Cli) -> None:
     assert cli.run("up").returncode == 2
 
     assert left_of() == []
+
+
+def test_a_stopped_device_stops_guest_time_and_nothing_times_out(cli: Cli) -> None:
+    vm(cli)
+    process = cli.start("up")
+    wait_for(lambda: processes(cli).get("disk0", {}).get("state") == "attached")
+    disk = processes(cli)["disk0"]["pid"]
+    os.kill(disk, signal.SIGSTOP)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(b"b r\n")
+    process.stdin.flush()
+
+    assert b"guest time stands still: disk0 does not answer" in process.stderr.readline()
+    assert processes(cli)["disk0"]["state"] == "stopped"
+    assert json.loads(cli.run("ps", "t", "--json").stdout)["state"] == "stalled"
+    os.kill(disk, signal.SIGCONT)
+    wait_for(lambda: json.loads(cli.run("ps", "t", "--json").stdout)["state"] == "running")
+    process.stdin.write(b"q 8\n")
+    process.stdin.close()
+    assert process.wait(WAIT_S) == 8

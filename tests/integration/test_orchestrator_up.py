@@ -343,4 +343,5 @@ def test_an_ordinary_user_needs_no_privilege() -> None:
         )
 
         assert done.returncode == 4, done.stderr + done.stdout
+        assert "compiling the CPU" in done.stderr
         assert re.search(r"write: disk=0 .* errors=0 result=ok", done.stdout)

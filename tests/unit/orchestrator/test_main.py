@@ -132,3 +132,9 @@ def test_the_command_line_loads_no_numba_and_no_bus_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stderr == "[]\n"
+
+
+def test_the_documentation_has_every_verb() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
+
+    assert [verb for verb in _VERBS if f"`{verb}" not in text] == []
