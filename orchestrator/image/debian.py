@@ -81,7 +81,8 @@ def build_debian(
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise HostError(f"no space left on the disk of {output}", hint="a build takes 600 MB") from error
-        raise HostError(f"cannot write to {output}: {error.strerror}", hint="choose another folder with -o") from error
+        place = error.filename or output
+        raise HostError(f"{place}: {error.strerror}", hint="-o and XDG_CACHE_HOME say where a build writes") from error
     finally:
         progress.clear()
     _write_configuration(output, suite, image.kernel_version, progress)

@@ -63,9 +63,13 @@ def watch(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            on_line(line)
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                on_line(line)
+        except BaseException:
+            process.terminate()  # a build that is interrupted does not wait for a download
+            raise
     return Result(command, process.returncode, "".join(lines), "".join(lines))
 
 
