@@ -58,7 +58,7 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     numba.config.CACHE_DIR = str(folder / "numba")  # type: ignore[attr-defined]  # read when Numba was imported
     fresh = not is_cached()
     if fresh:
-        progress("compiling the CPU for this host, once (about 20 s)")
+        progress("compiling the CPU for this host, once (about half a minute)")
     module = _import(folder)
     from cpu_proc.engine import state as st
 
