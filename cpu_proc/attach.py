@@ -155,6 +155,8 @@ class Attacher:
         pid = await self._bus.peer_pid(owner)
         if wishes["PageVersion"] != DevicePage.VERSION:
             raise VersionMismatch(f"its page layout is {wishes['PageVersion']}, ours {DevicePage.VERSION}")
+        if wishes["Transport"] != "pci":
+            raise ProtocolError(f"its transport is {wishes['Transport']!r}, this machine has PCI slots")
         first = slot.function is None
         function = slot.function or self._make(slot, wishes)
         if not first and (function.shared.size, len(function.doorbells)) != (wishes["PageSize"], wishes["Doorbells"]):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cpu_proc import memory_map as mm
 from cpu_proc.pcie.function import Function
+from cpu_proc.platform.aia import Imsic
 from cpu_proc.platform.mmio import AddressSpace
 from protocol.layout import IrqPage
 
@@ -36,6 +37,7 @@ class Root:
         self._set_line = set_line
         self._set_windows = set_windows
         self._intx = [0] * 4
+        self.lost_messages = 0  # sent to where no interrupt controller is
 
     def add(self, function: Function) -> None:
         """Put ``function`` into its slot."""
@@ -137,8 +139,19 @@ class Root:
                 function.shared.u8[byte] &= ~bit
                 delivered[1 + vector] = words[1 + vector]
                 address = function.shared.load(entry, 4) | function.shared.load(entry + 4, 4) << 32
-                self._space.write(address & ~3, 4, function.shared.load(entry + 8, 4))
+                self._send(address & ~3, function.shared.load(entry + 8, 4))
         function.last_words = delivered
+
+    def _send(self, address: int, data: int) -> None:
+        """Write a message to an interrupt controller.
+
+        Nowhere else: a guest could point a vector at the table of the very function that sends, without end.
+        """
+        found = self._space.find(address)
+        if found is not None and isinstance(found[1], Imsic):
+            found[1].write(address - found[0].base, 4, data)
+        else:
+            self.lost_messages += 1
 
     def _intx_level(self, function: Function, word: int) -> None:
         pin = function.config(_PIN, 1)
