@@ -14,9 +14,12 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64m,
 )
 from cpu_proc.isa.csr import CSRS
-from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, extraction
+from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction
 
 _CSR_NAMES = {row.number: row.name for row in CSRS}
+_BY_NAME = {row.name: row for row in TABLE.instructions}
+_ROUNDING = (", rne", ", rtz", ", rdn", ", rup", ", rmm", ", 5", ", 6", "")  # 7 is the dynamic mode: not said
+_ORDERING = ("", ".rl", ".aq", ".aqrl")
 
 
 @functools.cache
@@ -34,7 +37,6 @@ def operands(form: Format, word: int) -> dict[str, int]:
 
 def match(word: int) -> tuple[Instruction, Instruction | Compressed] | None:
     """Return (what executes, the row that matched), or ``None`` for an illegal word."""
-    by_name = {row.name: row for row in TABLE.instructions}
     if word & 3 == 3:
         for row in TABLE.instructions:
             if word & row.mask == row.match:
@@ -44,8 +46,30 @@ def match(word: int) -> tuple[Instruction, Instruction | Compressed] | None:
         if word & 0xFFFF & short.mask == short.match and eval(
             short.when, {"rd": 0, "rs1": 0, "rs2": 0, "imm": 0, **operands(short.format, word)}
         ):
-            return by_name[short.expands], short
+            return _BY_NAME[short.expands], short
     return None
+
+
+def _syntax(row: Instruction, matched: Instruction | Compressed) -> str:
+    """Return the syntax of ``matched``; a compressed one leaves out what its expansion fixes or repeats."""
+    if matched is row:
+        return row.format.syntax
+    if row.name == "jalr":
+        return "{rs1}"
+    fields = matched.format.operands
+    implied = {"{rd}": ("0",), "{rs1}": ("0", fields.get("rd")), "{rs2}": ("0",)}
+    return ", ".join(
+        part for part in row.format.syntax.split(", ") if fields.get(part.strip("{}")) not in implied.get(part, ())
+    )
+
+
+def _sets(fence: int) -> str:
+    """Return what a fence orders: predecessors and successors."""
+    before, after = (
+        "".join(name for bit, name in zip((8, 4, 2, 1), "iorw", strict=True) if mask & bit)
+        for mask in (fence >> 4 & 15, fence & 15)
+    )
+    return f"{before or 'unknown'}, {after or 'unknown'}"
 
 
 def disassemble(word: int, address: int = 0) -> tuple[int, str]:
@@ -62,13 +86,16 @@ def disassemble(word: int, address: int = 0) -> tuple[int, str]:
         for position, name in enumerate(("rd", "rs1", "rs2"))
     }
     immediate = values.get("imm", 0)
-    text = row.format.syntax.format(
+    text = _syntax(row, matched).format(
         **named,
         rs3=abi.FLOAT[immediate >> 3 & 31],
         imm=immediate,
         uimm=values.get("rs1", 0),
         upper=f"{immediate >> 12 & 0xFFFFF:#x}",
         target=f"{address + immediate & (1 << 64) - 1:#x}",
+        rm=_ROUNDING[immediate & 7],
+        sets=_sets(immediate),
         csr=_CSR_NAMES.get(immediate & 0xFFF, f"{immediate & 0xFFF:#x}"),
     )
-    return size, f"{matched.name} {text}".rstrip()
+    name = matched.name + (_ORDERING[word >> 25 & 3] if row.format in (AMO, LR) else "")
+    return size, f"{name} {text}".rstrip()

@@ -7,7 +7,7 @@ LR remembers address and value; SC is a compare-and-swap with that value, which 
 from __future__ import annotations
 
 from cpu_proc.engine.native import ult
-from cpu_proc.isa.table import AMO, Kind, instruction
+from cpu_proc.isa.table import AMO, LR, Kind, instruction
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, name-defined"
 
@@ -70,12 +70,12 @@ for _funct5, _semantics in (
         )(_semantics)
 
 
-@instruction("lr.w", "00010 .. 00000 ..... 010 ..... 0101111", AMO, Kind.SYSTEM)
+@instruction("lr.w", "00010 .. 00000 ..... 010 ..... 0101111", LR, Kind.SYSTEM)
 def lr_w(S, X, F, w):
     return sys_lr(S, X, w, 4)  # noqa: F821
 
 
-@instruction("lr.d", "00010 .. 00000 ..... 011 ..... 0101111", AMO, Kind.SYSTEM)
+@instruction("lr.d", "00010 .. 00000 ..... 011 ..... 0101111", LR, Kind.SYSTEM)
 def lr_d(S, X, F, w):
     return sys_lr(S, X, w, 8)  # noqa: F821
 

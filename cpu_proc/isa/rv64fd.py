@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpu_proc.engine import softfloat as sf
-from cpu_proc.isa.table import FR, FR2, FR4, LOADS, R2, STORES, Kind, R, instruction
+from cpu_proc.isa.table import FR, FR2, FR2_EXACT, FR4, LOADS, R2, STORES, Kind, R, instruction
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, assignment"
 
@@ -248,7 +248,7 @@ def fcvt_s_d(S, frs1, rm):
     return sf.convert(S, 52, 23, frs1, rm)
 
 
-@instruction("fcvt.d.s", f"0100001 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="ff")
+@instruction("fcvt.d.s", f"0100001 00000 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="ff")
 def fcvt_d_s(S, srs1, rm):
     return sf.convert(S, 23, 52, srs1, rm)
 
@@ -316,12 +316,12 @@ def fcvt_s_lu(S, rs1, rm):
     return sf.from_integer(S, 23, rs1, False, rm)
 
 
-@instruction("fcvt.d.w", f"1101001 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="fx")
+@instruction("fcvt.d.w", f"1101001 00000 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="fx")
 def fcvt_d_w(S, rs1, rm):
     return sf.from_integer(S, 52, (rs1 << 32) >> 32, True, rm)
 
 
-@instruction("fcvt.d.wu", f"1101001 00001 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="fx")
+@instruction("fcvt.d.wu", f"1101001 00001 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="fx")
 def fcvt_d_wu(S, rs1, rm):
     return sf.from_integer(S, 52, rs1 & 0xFFFFFFFF, False, rm)
 

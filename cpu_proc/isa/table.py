@@ -69,15 +69,17 @@ B = Format(
 UPPER = Format({"rd": "[11:7]", "imm": "[31:12]<<12"}, signed=32, syntax="{rd}, {upper}")
 J = Format({"rd": "[11:7]", "imm": "[31]<<20|[19:12]<<12|[20]<<11|[30:21]<<1"}, signed=21, syntax="{rd}, {target}")
 NONE = Format({})
-FENCE = Format({"imm": "[27:20]"})
+FENCE = Format({"imm": "[31:20]"}, syntax="{sets}")
 CSR = Format({"rd": "[11:7]", "rs1": "[19:15]", "imm": "[31:20]"}, syntax="{rd}, {csr}, {rs1}")
 CSRI = Format({"rd": "[11:7]", "rs1": "[19:15]", "imm": "[31:20]"}, syntax="{rd}, {csr}, {uimm}")
 SFENCE = Format({"rs1": "[19:15]", "rs2": "[24:20]"}, syntax="{rs1}, {rs2}")
 AMO = Format({"rd": "[11:7]", "rs1": "[19:15]", "rs2": "[24:20]"}, syntax="{rd}, {rs2}, ({rs1})")
+LR = Format({"rd": "[11:7]", "rs1": "[19:15]"}, syntax="{rd}, ({rs1})")
 # floating point: rounding mode and rs3 travel in the immediate
-FR = Format({**R.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}, {rs2}")
-FR2 = Format({**R2.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}")
-FR4 = Format({**R.operands, "imm": "[31:27]<<3|[14:12]"}, syntax="{rd}, {rs1}, {rs2}, {rs3}")
+FR = Format({**R.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}, {rs2}{rm}")
+FR2 = Format({**R2.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}{rm}")
+FR2_EXACT = Format(FR2.operands, syntax="{rd}, {rs1}")  # conversions that never round
+FR4 = Format({**R.operands, "imm": "[31:27]<<3|[14:12]"}, syntax="{rd}, {rs1}, {rs2}, {rs3}{rm}")
 
 
 @dataclass(frozen=True)
