@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from cpu_proc import memory_map as mm
+from cpu_proc.engine.state import W_BASE, W_SIZE
 from cpu_proc.pcie.function import Function
 from cpu_proc.platform.aia import Imsic
 from cpu_proc.platform.mmio import AddressSpace
@@ -30,10 +31,19 @@ SetWindows = Callable[[list[list[int]]], None]
 class Root:
     """Bus 0: a host bridge in slot 0, remote functions in the slots above."""
 
-    def __init__(self, space: AddressSpace, irq: IrqPage, set_line: SetLine, set_windows: SetWindows) -> None:
+    def __init__(
+        self,
+        space: AddressSpace,
+        irq: IrqPage,
+        apertures: list[mm.Region],
+        set_line: SetLine,
+        set_windows: SetWindows,
+    ) -> None:
+        """Decode memory in ``apertures`` only, wherever a guest points its BARs."""
         self.functions: dict[int, Function] = {}
         self._space = space
         self._irq = irq
+        self._apertures = apertures
         self._set_line = set_line
         self._set_windows = set_windows
         self._intx = [0] * 4
@@ -49,8 +59,13 @@ class Root:
         """Tell the harts what they may serve from pages."""
         rows = []
         for function in self.functions.values():
-            rows.extend(function.windows(mm.PCIE_ECAM.base + (function.slot << 15)))
+            config, *bars = function.windows(mm.PCIE_ECAM.base + (function.slot << 15))
+            rows.append(config)
+            rows.extend(row for row in bars if self._in_aperture(row[W_BASE], row[W_SIZE]))
         self._set_windows(rows)
+
+    def _in_aperture(self, base: int, size: int) -> bool:
+        return any(a.base <= base and base + size <= a.base + a.size for a in self._apertures)
 
     # configuration space
 
