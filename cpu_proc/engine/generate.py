@@ -290,11 +290,14 @@ _HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generat
 from cpu_proc.engine.jit import entry, jit
 
 from cpu_proc.engine import softfloat as sf
+from cpu_proc.engine.float_format import TOP
 from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
 from cpu_proc.engine.mmu import compare_with_copy, fetch_page, fetch_word
 from cpu_proc.engine.mmu import host_for_atomic, load_slow, store_slow, tlb_mode
 from cpu_proc.engine.native import *
+from cpu_proc.engine.registers import *
 from cpu_proc.engine.system import *
+from cpu_proc.engine.traps import *
 '''
 
 

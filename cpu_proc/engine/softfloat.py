@@ -1,17 +1,39 @@
-"""IEEE 754 binary32 and binary64 arithmetic on bit patterns, exact in value and flags for every rounding mode.
+"""Floating-point arithmetic on bit patterns, exact in value and flags for every rounding mode and format.
 
-A format is its number of fraction bits ``m`` (23 or 52); everything else follows from it. A finite number is unpacked
-to (sign, exponent of the leading bit, significand with the leading bit at bit 63); ``pack`` rounds such a triple,
-whose lowest bit may be sticky, back into a pattern. Tininess is detected after rounding, NaN results are canonical
-(RISC-V unprivileged §20.3, §20.4).
-
-Host arithmetic is used where its result and flags are certain: rounding to nearest even, NX already set, operands and
-result normal; the only flag it could raise is then NX.
+NaN results are canonical (RISC-V unprivileged §20.3). Host arithmetic is used where its result and flags are certain:
+rounding to nearest even, NX already set, operands and result normal; the only flag it could raise is then NX.
 """
 
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
+from cpu_proc.engine.float_format import (  # noqa: F401  # the flags are part of this module
+    DZ,
+    NV,
+    NX,
+    OF,
+    RDN,
+    RNE,
+    TOP,
+    UF,
+    assemble,
+    canonical_nan,
+    exponent_of,
+    increment,
+    infinity,
+    invalid,
+    is_infinite,
+    is_nan,
+    is_normal,
+    is_signaling,
+    is_zero,
+    pack,
+    propagate,
+    shift_jam,
+    sign_of,
+    unpack_exponent,
+    unpack_significand,
+)
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import (
     clz,
@@ -32,170 +54,6 @@ from cpu_proc.engine.native import (
 )
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-
-NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
-RNE, RTZ, RDN, RUP, RMM = range(5)
-TOP = -(1 << 63)  # bit 63
-
-
-@jit
-def fraction_of(m, a):
-    return a & ((1 << m) - 1)
-
-
-@jit
-def exponent_mask(m):
-    return 0x7FF if m == 52 else 0xFF
-
-
-@jit
-def sign_of(m, a):
-    return (a >> 63) & 1 if m == 52 else (a >> 31) & 1
-
-
-@jit
-def exponent_of(m, a):
-    return (a >> m) & exponent_mask(m)
-
-
-@jit
-def bias_of(m):
-    return 1023 if m == 52 else 127
-
-
-@jit
-def canonical_nan(m):
-    return 0x7FF8000000000000 if m == 52 else 0x7FC00000
-
-
-@jit
-def infinity(m, sign):
-    return assemble(m, sign, exponent_mask(m), 0)
-
-
-@jit
-def assemble(m, sign, exponent, fraction):
-    return (sign << 63 if m == 52 else sign << 31) | (exponent << m) | fraction
-
-
-@jit
-def is_nan(m, a):
-    return exponent_of(m, a) == exponent_mask(m) and fraction_of(m, a) != 0
-
-
-@jit
-def is_signaling(m, a):
-    return is_nan(m, a) and (a >> (m - 1)) & 1 == 0
-
-
-@jit
-def is_infinite(m, a):
-    return exponent_of(m, a) == exponent_mask(m) and fraction_of(m, a) == 0
-
-
-@jit
-def is_zero(m, a):
-    return exponent_of(m, a) == 0 and fraction_of(m, a) == 0
-
-
-@jit
-def is_normal(m, a):
-    e = exponent_of(m, a)
-    return e != 0 and e != exponent_mask(m)
-
-
-@jit
-def unpack_exponent(m, a):
-    """Exponent of the leading bit of a finite nonzero number."""
-    e = exponent_of(m, a)
-    if e == 0:
-        return 1 - bias_of(m) - (clz(fraction_of(m, a)) - (63 - m))
-    return e - bias_of(m)
-
-
-@jit
-def unpack_significand(m, a):
-    """Significand with its leading bit at bit 63."""
-    fraction = fraction_of(m, a)
-    if exponent_of(m, a) == 0:
-        return fraction << clz(fraction) if fraction != 0 else 0
-    return (fraction | (1 << m)) << (63 - m)
-
-
-@jit
-def shift_jam(v, n):
-    """Shift right logically; what falls out sticks in bit 0."""
-    if n <= 0:
-        return v
-    if n > 63:
-        return 1 if v != 0 else 0
-    return shr(v, n) | (1 if v << (64 - n) != 0 else 0)
-
-
-@jit
-def increment(rm, sign, odd, rest, half):
-    """Tell whether rounding adds one: ``rest`` is what is cut off, ``half`` its middle."""
-    if rest == 0:
-        return 0
-    if rm == RNE:
-        return 1 if ult(half, rest) or (rest == half and odd) else 0
-    if rm == RMM:
-        return 0 if ult(rest, half) else 1
-    if rm == RUP:
-        return 1 - sign
-    if rm == RDN:
-        return sign
-    return 0
-
-
-@jit
-def pack(S, m, sign, exponent, significand, rm):
-    """Round (sign, exponent of bit 63, significand normalised to bit 63 with a sticky bit 0) into a pattern."""
-    if significand == 0:
-        return assemble(m, sign, 0, 0)
-    cut = 63 - m
-    minimum = 1 - bias_of(m)
-    if exponent < minimum:
-        # subnormal: denormalise, round there; tiny unless rounding with an unbounded exponent reaches the minimum
-        half = 1 << (cut - 1)
-        rest = significand & ((1 << cut) - 1)
-        kept = shr(significand, cut)
-        carried = exponent == minimum - 1 and kept + increment(rm, sign, kept & 1, rest, half) == 1 << (m + 1)
-        lowered = shift_jam(significand, minimum - exponent)
-        rest = lowered & ((1 << cut) - 1)
-        kept = shr(lowered, cut)
-        if rest != 0:
-            S[st.FFLAGS] |= NX if carried else NX | UF
-        kept += increment(rm, sign, kept & 1, rest, half)
-        return assemble(m, sign, 0, 0) + kept  # a carry into the exponent field is the smallest normal number
-    half = 1 << (cut - 1)
-    rest = significand & ((1 << cut) - 1)
-    kept = shr(significand, cut)
-    kept += increment(rm, sign, kept & 1, rest, half)
-    if kept == 1 << (m + 1):
-        kept >>= 1
-        exponent += 1
-    if exponent > bias_of(m):
-        S[st.FFLAGS] |= OF | NX
-        away = rm in (RNE, RMM) or (rm == RUP and sign == 0) or (rm == RDN and sign == 1)
-        return infinity(m, sign) if away else infinity(m, sign) - 1
-    if rest != 0:
-        S[st.FFLAGS] |= NX
-    return assemble(m, sign, exponent + bias_of(m), fraction_of(m, kept))
-
-
-@jit
-def invalid(S, m):
-    S[st.FFLAGS] |= NV
-    return canonical_nan(m)
-
-
-@jit
-def propagate(S, m, a, b):
-    """Return the NaN for an operation with a NaN operand."""
-    if is_signaling(m, a) or is_signaling(m, b):
-        S[st.FFLAGS] |= NV
-    return canonical_nan(m)
 
 
 @jit

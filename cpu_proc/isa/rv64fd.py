@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cpu_proc.engine import softfloat as sf
+from cpu_proc.engine.float_format import TOP
 from cpu_proc.isa.table import FR, FR2, FR2_EXACT, FR4, LOADS, R2, STORES, Kind, R, instruction
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, assignment"
@@ -150,17 +151,17 @@ def fsgnjx_s(srs1, srs2):
 
 @instruction("fsgnj.d", f"0010001 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
 def fsgnj_d(frs1, frs2):
-    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (frs2 & sf.TOP)
+    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (frs2 & TOP)
 
 
 @instruction("fsgnjn.d", f"0010001 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
 def fsgnjn_d(frs1, frs2):
-    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (~frs2 & sf.TOP)
+    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (~frs2 & TOP)
 
 
 @instruction("fsgnjx.d", f"0010001 ..... ..... 010 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
 def fsgnjx_d(frs1, frs2):
-    return frs1 ^ (frs2 & sf.TOP)
+    return frs1 ^ (frs2 & TOP)
 
 
 @instruction("fmin.s", f"0010100 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")

@@ -1,6 +1,6 @@
 """AIA: the IMSIC pages that take messages, and the APLIC that turns wires into messages (RISC-V AIA §3, §4).
 
-The interrupt files themselves are part of the hart's state, where its CSRs reach them (``engine.system``).
+The interrupt files themselves are part of the hart's state, where its CSRs reach them (``engine.traps``).
 """
 
 from __future__ import annotations

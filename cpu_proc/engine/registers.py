@@ -1,0 +1,363 @@
+"""Control and status registers with more than storage behind them, named by the rows of ``isa.csr``.
+
+A read returns the value; a write returns 1 when translation or interrupts may have changed, else 0. Either raises an
+illegal-instruction exception where the register is out of reach (RISC-V privileged §2, §3.1, §10.1; AIA §2; Sstc).
+"""
+
+from __future__ import annotations
+
+from cpu_proc.engine import mmu
+from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import jit
+from cpu_proc.engine.traps import (
+    FS,
+    MPP_SHIFT,
+    SEIP,
+    SIE,
+    SSIP,
+    STCE,
+    STIP,
+    TVM,
+    highest,
+    illegal,
+    imsic_top,
+    now,
+    pending,
+)
+from cpu_proc.isa.csr import MSTATUS_MASK, S_INTERRUPTS, SSTATUS_MASK, SSTATUS_VIEW
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
+
+SATP_MASK = -(1 << 63) | 0xFFF_FFFF_FFFF  # mode 0 or 8, no address-space identifiers, 44 bits of PPN
+
+
+@jit
+def read_zero(S):
+    return 0
+
+
+@jit
+def write_nothing(S, value):
+    return 0
+
+
+@jit
+def float_off(S):
+    if S[st.MSTATUS] & FS:
+        return False
+    illegal(S)
+    return True
+
+
+@jit
+def read_fflags(S):
+    return 0 if float_off(S) else S[st.FFLAGS]
+
+
+@jit
+def write_fflags(S, value):
+    if not float_off(S):
+        S[st.FFLAGS] = value & 31
+        S[st.MSTATUS] |= FS
+    return 0
+
+
+@jit
+def read_frm(S):
+    return 0 if float_off(S) else S[st.FRM]
+
+
+@jit
+def write_frm(S, value):
+    if not float_off(S):
+        S[st.FRM] = value & 7
+        S[st.MSTATUS] |= FS
+    return 0
+
+
+@jit
+def read_fcsr(S):
+    return 0 if float_off(S) else S[st.FRM] << 5 | S[st.FFLAGS]
+
+
+@jit
+def write_fcsr(S, value):
+    if not float_off(S):
+        S[st.FFLAGS] = value & 31
+        S[st.FRM] = value >> 5 & 7
+        S[st.MSTATUS] |= FS
+    return 0
+
+
+@jit
+def counter_allowed(S, bit):
+    if S[st.PRIV] != st.M and S[st.MCOUNTEREN] >> bit & 1 == 0:
+        return False
+    return S[st.PRIV] != st.U or S[st.SCOUNTEREN] >> bit & 1 != 0
+
+
+@jit
+def retired(S):
+    """Return the instructions retired when the present one is through."""
+    return S[st.INSTRET] - S[st.REMAINING]
+
+
+@jit
+def read_minstret(S):
+    return retired(S) - 1
+
+
+@jit
+def write_minstret(S, value):
+    """The next instruction reads what was written (privileged §3.1.11); mcycle goes on as it was."""
+    S[st.CYCLE_BASE] += retired(S) - value
+    S[st.INSTRET] = value + S[st.REMAINING]
+    return 0
+
+
+@jit
+def read_mcycle(S):
+    return read_minstret(S) + S[st.CYCLE_BASE]
+
+
+@jit
+def write_mcycle(S, value):
+    S[st.CYCLE_BASE] = value - retired(S)
+    return 0
+
+
+@jit
+def read_cycle(S):
+    if not counter_allowed(S, 0):
+        return illegal(S)
+    return read_mcycle(S)
+
+
+@jit
+def read_time(S):
+    if not counter_allowed(S, 1):
+        return illegal(S)
+    return now(S)
+
+
+@jit
+def read_instret(S):
+    if not counter_allowed(S, 2):
+        return illegal(S)
+    return read_minstret(S)
+
+
+@jit
+def read_mstatus(S):
+    status = S[st.MSTATUS] | 0xA << 32  # UXL and SXL: 64 bit
+    return status | -(1 << 63) if status & FS == FS else status
+
+
+@jit
+def write_mstatus(S, value):
+    kept = S[st.MSTATUS] & ~MSTATUS_MASK
+    if value >> MPP_SHIFT & 3 == 2:  # WARL: there is no hypervisor
+        value &= ~(3 << MPP_SHIFT)
+    value = kept | (value & MSTATUS_MASK)
+    if (S[st.MSTATUS] ^ value) & mmu.MSTATUS_MXR:
+        mmu.flush_tlb(S)
+    S[st.MSTATUS] = value
+    return 1
+
+
+@jit
+def read_sstatus(S):
+    return read_mstatus(S) & SSTATUS_VIEW
+
+
+@jit
+def write_sstatus(S, value):
+    changed = (S[st.MSTATUS] ^ value) & SSTATUS_MASK
+    S[st.MSTATUS] ^= changed
+    if changed & (mmu.MSTATUS_MXR):
+        mmu.flush_tlb(S)
+    return 1 if changed & (mmu.MSTATUS_MXR | mmu.MSTATUS_SUM) or (changed & SIE and value & SIE) else 0
+
+
+@jit
+def read_misa(S):
+    return -(1 << 63) | 0x14112D  # A C D F I M S U
+
+
+@jit
+def read_mip(S):
+    return pending(S)
+
+
+@jit
+def write_mip(S, value):
+    writable = SSIP | SEIP | (0 if S[st.MENVCFG] & STCE else STIP)
+    S[st.MIP] = (S[st.MIP] & ~writable) | (value & writable)
+    return 1
+
+
+@jit
+def read_sie(S):
+    return S[st.MIE] & S[st.MIDELEG]
+
+
+@jit
+def write_sie(S, value):
+    S[st.MIE] = (S[st.MIE] & ~S[st.MIDELEG]) | (value & S[st.MIDELEG] & S_INTERRUPTS)
+    return 1
+
+
+@jit
+def read_sip(S):
+    return pending(S) & S[st.MIDELEG]
+
+
+@jit
+def write_sip(S, value):
+    writable = SSIP & S[st.MIDELEG]
+    S[st.MIP] = (S[st.MIP] & ~writable) | (value & writable)
+    return 1
+
+
+@jit
+def timer_allowed(S):
+    return S[st.PRIV] == st.M or (S[st.MENVCFG] & STCE != 0 and S[st.MCOUNTEREN] & 2 != 0)
+
+
+@jit
+def read_stimecmp(S):
+    if not timer_allowed(S):
+        return illegal(S)
+    return S[st.STIMECMP]
+
+
+@jit
+def write_stimecmp(S, value):
+    if not timer_allowed(S):
+        return illegal(S)
+    S[st.STIMECMP] = value
+    S[st.TIMER_DUE] &= ~STIP
+    return 0
+
+
+@jit
+def read_satp(S):
+    if S[st.PRIV] == st.S and S[st.MSTATUS] & TVM:
+        return illegal(S)
+    return S[st.SATP]
+
+
+@jit
+def write_satp(S, value):
+    if S[st.PRIV] == st.S and S[st.MSTATUS] & TVM:
+        return illegal(S)
+    mode = value >> 60 & 15
+    if mode in (0, 8):  # an unsupported mode leaves satp as it is (§10.1.11)
+        S[st.SATP] = value & SATP_MASK
+        mmu.flush_tlb(S)
+    return 1
+
+
+@jit
+def read_indirect(S, select, file):
+    """Read through siselect or miselect (AIA §2.1): priorities read as zero, the IMSIC's registers as they are."""
+    if 0x30 <= select <= 0x3F and select & 1 == 0:
+        return 0
+    if S[st.IMSIC_PRESENT] == 0:
+        return illegal(S)
+    if select == 0x70:
+        return S[file]
+    if select == 0x72:
+        return S[file + 1]
+    if 0x80 <= select <= 0xFF and select & 1 == 0:
+        index = (select & 0x3F) >> 1
+        if index >= 4:
+            return 0
+        return S[file + (2 if select < 0xC0 else 6) + index]
+    return illegal(S)
+
+
+@jit
+def write_indirect(S, select, file, value):
+    if 0x30 <= select <= 0x3F and select & 1 == 0:
+        return 0
+    if S[st.IMSIC_PRESENT] == 0:
+        return illegal(S)
+    if select == 0x70:
+        S[file] = value & 1
+    elif select == 0x72:
+        S[file + 1] = value & 0xFF
+    elif 0x80 <= select <= 0xFF and select & 1 == 0:
+        index = (select & 0x3F) >> 1
+        if index < 4:
+            S[file + (2 if select < 0xC0 else 6) + index] = value & (~1 if index == 0 else -1)  # identity 0 is none
+    else:
+        return illegal(S)
+    return 1
+
+
+@jit
+def read_sireg(S):
+    return read_indirect(S, S[st.SISELECT], st.SI_DELIVERY)
+
+
+@jit
+def write_sireg(S, value):
+    return write_indirect(S, S[st.SISELECT], st.SI_DELIVERY, value)
+
+
+@jit
+def read_mireg(S):
+    return read_indirect(S, S[st.MISELECT], st.MI_DELIVERY)
+
+
+@jit
+def write_mireg(S, value):
+    return write_indirect(S, S[st.MISELECT], st.MI_DELIVERY, value)
+
+
+@jit
+def read_topei(S, file):
+    identity = imsic_top(S, file)
+    return identity << 16 | identity
+
+
+@jit
+def claim_topei(S, file):
+    """A write to *topei claims what it reads: the pending bit goes (AIA §3.10)."""
+    identity = imsic_top(S, file)
+    if identity:
+        S[file + 2 + (identity >> 6)] &= ~(1 << (identity & 63))
+    return 0
+
+
+@jit
+def read_stopei(S):
+    return read_topei(S, st.SI_DELIVERY)
+
+
+@jit
+def write_stopei(S, value):
+    return claim_topei(S, st.SI_DELIVERY)
+
+
+@jit
+def read_mtopei(S):
+    return read_topei(S, st.MI_DELIVERY)
+
+
+@jit
+def write_mtopei(S, value):
+    return claim_topei(S, st.MI_DELIVERY)
+
+
+@jit
+def read_stopi(S):
+    ready = pending(S) & S[st.MIE] & S[st.MIDELEG]
+    return highest(ready) << 16 | 1 if ready else 0
+
+
+@jit
+def read_mtopi(S):
+    ready = pending(S) & S[st.MIE] & ~S[st.MIDELEG]
+    return highest(ready) << 16 | 1 if ready else 0
