@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from orchestrator.image import debian, ext4, guest  # here, for a command line that starts faster without
 
-    size = ext4.parse_size(args.size)
+    size = ext4.image_size(args.size)
     root = args.output / "root.ext4"
     if root.exists() and not args.force:
         raise ConfigError(f"{root} is there already, with what a guest may have written", hint="--force replaces it")

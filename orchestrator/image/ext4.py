@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from pathlib import Path
 
 from orchestrator.image import programs
 from orchestrator.image.tree import Tree
 from protocol.errors import ConfigError, HostError
+from protocol.sizes import parse_size
 
 BLOCK = 4096
 INODE = 256
 SPARE_INODES = 8192  # for what the guest will write
 JOURNAL = 16 << 20  # at least; mke2fs makes it larger on large images
-SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 MIN_SIZE = 16 << 20
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes of ``512M``, ``1G``, ``1.5G`` or a plain number.
+def image_size(text: str) -> int:
+    """Return the bytes that ``--size`` says, in whole blocks.
 
     Raises ConfigError.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"--size {text!r} is no size", hint="a number with K, M, G or T, such as 512M or 1G")
-    size = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    try:
+        size = parse_size(text)
+    except ConfigError as error:
+        raise ConfigError(f"--size {error.message}", hint=error.hint) from None
     if size < MIN_SIZE:
         raise ConfigError(f"--size {text!r} is too small for a file system", hint="the default is 1G")
     return size // BLOCK * BLOCK

@@ -10,13 +10,13 @@ from protocol.sizes import format_size, parse_size
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("512M", 512 << 20), ("1G", 1 << 30), ("2k", 2048), (" 3 MiB", 3 << 20), ("1TB", 1 << 40)],
+    [("4096", 4096), ("512M", 512 << 20), ("1G", 1 << 30), ("2k", 2048), ("1.5G", 3 << 29), (" 3 MiB", 3 << 20)],
 )
 def test_a_size_is_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "12X", "0x10"])
+@pytest.mark.parametrize("text", ["", "M", "-1", "1.", "12X", "0x10"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="no size"):
         parse_size(text)

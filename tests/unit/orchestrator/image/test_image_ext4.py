@@ -15,14 +15,14 @@ from protocol.errors import ConfigError, HostError
     ("text", "size"),
     [("1G", 1 << 30), ("512M", 512 << 20), ("1.5g", 3 << 29), ("600MiB", 600 << 20), ("67108864", 64 << 20)],
 )
-def test_parse_size(text: str, size: int) -> None:
-    assert ext4.parse_size(text) == size
+def test_image_size(text: str, size: int) -> None:
+    assert ext4.image_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "big", "1X", "-1G", "1 G G", "4K", "0"])
-def test_parse_size_of_nonsense_raises(text: str) -> None:
+def test_image_size_of_nonsense_raises(text: str) -> None:
     with pytest.raises(ConfigError):
-        ext4.parse_size(text)
+        ext4.image_size(text)
 
 
 def test_needed_size_counts_a_hard_link_once(tmp_path: Path) -> None:
