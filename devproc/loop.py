@@ -85,6 +85,7 @@ class DeviceLoop:
                     handler = self._handlers.get(fd)
                     if handler is not None:
                         handler()
+                self._serve()  # a doorbell with nothing posted before it does not wait for a look at the link
                 self._drain_link()
                 busy = self._serve()
         finally:
