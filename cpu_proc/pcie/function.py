@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cpu_proc.engine import state as st
 from cpu_proc.hart import address_of
 from protocol import messages
-from protocol.layout import BARS, CONFIG_BAR, DevicePage, ReadKind, WriteKind
+from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, BarFlags, DevicePage, IrqPage, ReadKind, WriteKind
 from protocol.link import Link
 from protocol.memory import Shared
 
@@ -33,8 +34,30 @@ _PASS_OVER = 64
 _POSTED_MAX = 1024
 _SPARE_CORE = len(os.sched_getaffinity(0)) > 1
 _ONES = (1 << 64) - 1
+_FIRST = DevicePage.STATE  # images and kind bytes lie behind the header and configuration space
 
 Stalled = Callable[[str | None], None]  # told when a device does not answer, and when it does again
+
+
+@dataclass(frozen=True)
+class Place:
+    """A BAR: bytes decoded, where image and kind bytes lie in the page, and whether its address has 64 bits."""
+
+    size: int
+    image: int
+    kinds: int
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Msix:
+    """MSI-X: vectors, the BAR with the table, where table and pending bits lie in the page, and the capability."""
+
+    vectors: int
+    bar: int
+    table: int
+    pending: int
+    capability: int
 
 
 class Function:
@@ -57,6 +80,44 @@ class Function:
         self._stalled = stalled
         self.counters = {"reads": 0, "writes": 0, "page_reads": 0, "doorbells": 0, "undefined": 0, "stalls": 0}
         self.last_words: list[int] = []
+        self._places: dict[int, Place] = {}
+        self._bells = (-1, 0, 0)  # BAR, offset, stride
+        self.msix: Msix | None = None
+        self.sources = slice(0, 0)  # its words in the interrupt page
+
+    def settle(self) -> None:
+        """Take over what the device says of its layout, once, and only what lies inside its page.
+
+        From here on nothing that a device writes there makes this process, or compiled code, leave the page.
+        """
+        page, room = self.page, self.shared.size
+        self._places = {}
+        for index in range(BARS):
+            entry = page.bar(index)
+            place = Place(entry.size, entry.image, entry.kinds, bool(entry.flags & BarFlags.BITS64))
+            inside = max(place.image, place.kinds) + place.size <= room and min(place.image, place.kinds) >= _FIRST
+            if place.size and not place.size & place.size - 1 and inside and not place.image & 7:
+                self._places[index] = place
+            elif place.size:
+                logger.warning("dev=%s BAR %d does not lie in its page: left out", self.id, index)
+        self._bells = (page.doorbell_bar, page.doorbell_offset, page.doorbell_stride)
+        first, count = page.irq_base, page.irq_count
+        self.sources = slice(first, first + count) if first + count <= IrqPage.SOURCES else slice(0, 0)
+        self.msix = self._find_msix()
+
+    def _find_msix(self) -> Msix | None:
+        page = self.page
+        vectors, capability = page.msix_vectors, page.msix_cap
+        if not vectors:
+            return None
+        place = self._places.get(page.msix_bar)
+        table, pending = page.msix_table, page.msix_pba
+        fits = place is not None and table + 16 * vectors <= place.size and pending + (vectors + 7) // 8 <= place.size
+        known = vectors < self.sources.stop - self.sources.start
+        if place is None or not fits or not known or table & 7 or capability & 3 or capability > CONFIG_SIZE - 12:
+            logger.warning("dev=%s MSI-X does not lie in its page: left out", self.id)
+            return None
+        return Msix(vectors, page.msix_bar, place.image + table, place.image + pending, capability)
 
     # life cycle, from the thread of the bus
 
@@ -114,7 +175,7 @@ class Function:
             mask = self.shared.u8[DevicePage.CONFIG_MASK + at]
             old = self.shared.u8[DevicePage.CONFIG + at]
             self.shared.u8[DevicePage.CONFIG + at] = (old & ~mask) | (value >> (8 * i) & mask)
-        cap = self.page.msix_cap
+        cap = self.msix.capability if self.msix else 0
         return offset < BAR0 + 4 * BARS or (cap != 0 and cap <= offset + size and offset < cap + 4)
 
     def config(self, offset: int, size: int) -> int:
@@ -125,26 +186,26 @@ class Function:
 
     def bar_address(self, index: int) -> int:
         """Return the guest address that BAR ``index`` decodes, 0 when it does not."""
-        entry = self.page.bar(index)
-        if not entry.size or not self.config(COMMAND, 2) & COMMAND_MEMORY:
+        place = self._places.get(index)
+        if place is None or not self.config(COMMAND, 2) & COMMAND_MEMORY:
             return 0
-        width = 8 if entry.flags & 4 else 4
+        width = 8 if place.wide else 4
         address = self.config(BAR0 + 4 * index, width) & -16
-        top = (1 << (8 * width)) - entry.size
+        top = (1 << (8 * width)) - place.size
         return 0 if address == 0 or address > top else address
 
     def bars(self) -> list[tuple[int, int, int]]:
         """Return (index, guest address or 0, size) of each implemented BAR."""
-        return [(i, self.bar_address(i), self.page.bar(i).size) for i in range(BARS) if self.page.bar(i).size]
+        return [(index, self.bar_address(index), place.size) for index, place in self._places.items()]
 
     def bar_read(self, index: int, offset: int, size: int) -> int:
         """Read from a BAR."""
-        entry = self.page.bar(index)
+        entry = self._places[index]
         return self._read(index, entry.image, entry.kinds, offset, size)
 
     def bar_write(self, index: int, offset: int, size: int, value: int) -> None:
         """Write to a BAR."""
-        entry = self.page.bar(index)
+        entry = self._places[index]
         kinds = {kind >> 4 for kind in self.shared.u8[entry.kinds + offset : entry.kinds + offset + size]}
         if kinds == {WriteKind.STORE}:
             self.shared.store(entry.image + offset, size, value)
@@ -157,8 +218,8 @@ class Function:
 
     def ring(self, offset: int) -> None:
         """Ring the doorbell at ``offset`` of the doorbell BAR."""
-        stride = self.page.doorbell_stride
-        index = (offset - self.page.doorbell_offset) // stride if stride else -1
+        _bar, first, stride = self._bells
+        index = (offset - first) // stride if stride else -1
         if 0 <= index < len(self.doorbells):
             self.counters["doorbells"] += 1
             os.eventfd_write(self.doorbells[index], 1)
@@ -170,20 +231,21 @@ class Function:
         processed = base + DevicePage.processed.offset  # type: ignore[attr-defined]
         config = [config_base, 0x1000, base + DevicePage.CONFIG, base + DevicePage.CONFIG_KINDS, posted, processed]
         rows = [config]
-        for index, address, size in self.bars():
+        bell_bar, first, stride = self._bells
+        for index, place in self._places.items():
+            address = self.bar_address(index)
             if not address:
                 continue
-            entry = self.page.bar(index)
-            bells = index == self.page.doorbell_bar and self.doorbells
+            bells = index == bell_bar and self.doorbells
             row = [0] * st.WINDOW_WORDS
             row[:7] = [
-                address, size, base + entry.image, base + entry.kinds, posted, processed,
-                0 if self.page.msix_vectors and index == self.page.msix_bar else 1,  # masking needs a look
+                address, place.size, base + place.image, base + place.kinds, posted, processed,
+                0 if self.msix and index == self.msix.bar else 1,  # masking needs a look
             ]  # fmt: skip
             if bells:
                 row[st.W_DOORBELL_OFFSET : st.W_DOORBELL_FDS + 1] = [
-                    self.page.doorbell_offset,
-                    self.page.doorbell_stride,
+                    first,
+                    stride,
                     len(self.doorbells),
                     ctypes.addressof(self._doorbell_fds),
                 ]
@@ -214,7 +276,7 @@ class Function:
         with self._lock:
             self.counters["writes"] += 1
             self._forget_processed()
-            seq = self.page.posted + 1
+            seq = self.page.posted + 1 & _ONES
             write = messages.Write(self.epoch, seq, bar, offset, size, value)
             self._unacknowledged.append(write)
             self.page.posted = seq

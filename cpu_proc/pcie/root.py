@@ -51,6 +51,7 @@ class Root:
 
     def add(self, function: Function) -> None:
         """Put ``function`` into its slot."""
+        function.settle()
         self.functions[function.slot] = function
         function.last_words = self._words(function)
         self.update_windows()
@@ -100,7 +101,7 @@ class Root:
             return
         function, bar, offset = found
         function.bar_write(bar, offset, size, value)
-        if function.page.msix_vectors and bar == function.page.msix_bar:
+        if function.msix and bar == function.msix.bar:
             self.deliver(function)
 
     def _decode(self, address: int, size: int) -> tuple[Function, int, int] | None:
@@ -113,8 +114,8 @@ class Root:
     # interrupts
 
     def _words(self, function: Function) -> list[int]:
-        first = (IrqPage.WORDS >> 3) + function.page.irq_base
-        return self._irq.shared.u64[first : first + function.page.irq_count].tolist()
+        first = IrqPage.WORDS >> 3
+        return self._irq.shared.u64[first + function.sources.start : first + function.sources.stop].tolist()
 
     def scan(self) -> None:
         """Look at every source word and deliver what changed."""
@@ -132,21 +133,20 @@ class Root:
         if not words:
             return
         self._intx_level(function, words[0])
-        page = function.page
-        if not page.msix_vectors:
+        msix = function.msix
+        if msix is None:
             function.last_words = words
             return
-        control = function.config(page.msix_cap + 2, 2)
-        table = page.bar(page.msix_bar).image + page.msix_table
-        pending_bits = page.bar(page.msix_bar).image + page.msix_pba
+        control = function.config(msix.capability + 2, 2)
         delivered = [words[0], *function.last_words[1:]]
-        for vector in range(page.msix_vectors):
+        for vector in range(msix.vectors):
             if words[1 + vector] == delivered[1 + vector]:
                 continue
-            entry = table + vector * 16
+            entry = msix.table + vector * 16
             masked = function.shared.load(entry + 12, 4) & _ENTRY_MASKED
-            byte, bit = pending_bits + vector // 8, 1 << (vector % 8)
+            byte, bit = msix.pending + vector // 8, 1 << (vector % 8)
             if not control & MSIX_ENABLE:
+                function.shared.u8[byte] &= ~bit
                 delivered[1 + vector] = words[1 + vector]  # not enabled: the message is lost, as on a real bus
             elif masked or control & MSIX_MASK_ALL:
                 function.shared.u8[byte] |= bit
