@@ -108,6 +108,11 @@ class Console:
             if not self._is_over:
                 os.write(self._wake_out, b"x")
 
+    @property
+    def has_joined(self) -> bool:
+        """Tell whether the VM's end was reached."""
+        return self._socket is not None
+
     def _connect(self) -> socket.socket | None:
         while not self._stopping:
             link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

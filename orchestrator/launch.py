@@ -40,11 +40,12 @@ class Running:
     def start(self, name: str) -> Child:
         """Start the process ``name`` of the plan, and record it."""
         process = self.plan.process(name)
-        child = spawn.start_bus(process) if name == BUS else spawn.start(process)
+        with _unwinding:
+            child = spawn.start_bus(process) if name == BUS else spawn.start(process)
+            child.entry.restarts = self.record.entries[name].restarts
+            self.keep(child)
         if name == BUS:
             self.runtime.bus_socket.chmod(0o600)  # dbus-daemon opens it to all and trusts its own check alone
-        child.entry.restarts = self.record.entries[name].restarts
-        self.keep(child)
         logger.info("started %s, pid %d: %s", name, child.entry.pid, process.command)
         return child
 
@@ -74,14 +75,34 @@ class Running:
         self.lock.release()
 
 
+class _Unwinding:
+    """Ends this process by an exception when a signal comes, but never between starting a process and recording it."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._pending = 0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self._pending = number
+        if not self._held:
+            raise SystemExit(128 + number)
+
+    def __enter__(self) -> None:
+        self._held += 1
+
+    def __exit__(self, *_exception: object) -> None:
+        self._held -= 1
+        if self._pending and not self._held:
+            raise SystemExit(128 + self._pending)
+
+
+_unwinding = _Unwinding()
+
+
 def unwind_on_signals() -> None:
-    """Make a signal end this process by an exception from here on, so that what it has started is taken down."""
-
-    def unwind(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
+    """Make a signal unwind this process from here on, so that what it has started is taken down."""
     for number in ENDING_SIGNALS:
-        signal.signal(number, unwind)
+        signal.signal(number, _unwinding)
 
 
 def check_room(plan: Plan) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from orchestrator import record
 from orchestrator.record import Entry, Record
@@ -24,6 +27,27 @@ def _is_of(name: str, vm: str) -> bool:
     return rest in ("ram", "irq", "clock") or rest.startswith("dev.")
 
 
+def abandoned_names(runtime: Runtime) -> list[str]:
+    """Return the VM's names in /dev/shm that are ours and that no process has open.
+
+    A VM of the same name may run with another ``XDG_RUNTIME_DIR``: its memory is not ours to unlink.
+    """
+    names = {name for name in shared_names(runtime) if _is_mine(SHM / name)}
+    for folder in Path("/proc").glob("[0-9]*/fd") if names else ():
+        with suppress(OSError):  # ended meanwhile, or not ours to look at
+            for link in folder.iterdir():
+                with suppress(OSError):
+                    names.discard(os.readlink(link).removeprefix(f"{SHM}/"))
+    return sorted(names)
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        return path.stat(follow_symlinks=False).st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def end_processes(runtime: Runtime, entries: Iterable[Entry], *, grace_s: float = TERM_GRACE_S) -> None:
     """End what runs of ``entries``: the machine, then the devices, the bus last, so that each can say goodbye."""
     left = [entry for entry in entries if entry.is_alive()]
@@ -34,7 +58,7 @@ def end_processes(runtime: Runtime, entries: Iterable[Entry], *, grace_s: float 
 
 def remove_files(runtime: Runtime) -> None:
     """Remove the VM's folder and its names in /dev/shm; the logs stay."""
-    for name in shared_names(runtime):
+    for name in abandoned_names(runtime):
         (SHM / name).unlink(missing_ok=True)
     shutil.rmtree(runtime.folder, ignore_errors=True)
 
@@ -49,7 +73,7 @@ def clean(runtime: Runtime, found: Record | None) -> list[str]:
     if found and alive:
         did += [f"{entry.id} (pid {entry.pid})" for entry in alive]
         end_processes(runtime, alive)
-    for name in shared_names(runtime):
+    for name in abandoned_names(runtime):
         did.append(f"/dev/shm/{name}")
         (SHM / name).unlink(missing_ok=True)
     for path in runtime.folder.iterdir() if runtime.folder.is_dir() else ():

@@ -23,6 +23,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 _SHM = Path("/dev/shm")
 _SETTLE_S = 5.0
+VM = f"t{os.getpid()}"
+"""Name for the VM of a test: names in /dev/shm are the host's, and another session may run there."""
 
 
 def _numba_folder() -> Path:

@@ -41,7 +41,7 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
     assert not wrong
 
 
-def test_only_one_module_knows_a_dbus_library() -> None:
+def test_only_one_module_imports_a_dbus_library() -> None:
     def names(path: Path) -> set[str]:
         texts = {str(node.value) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         return {*imports(path), *texts}

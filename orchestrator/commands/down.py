@@ -90,7 +90,7 @@ def _sweep(runtime: Runtime) -> None:
     """Take away what is left of a VM that nobody supervises."""
     from orchestrator.lock import Lock
 
-    if not runtime.folder.exists() and not leftovers.shared_names(runtime):
+    if not runtime.folder.exists() and not leftovers.abandoned_names(runtime):
         return
     os.umask(0o077)
     try:

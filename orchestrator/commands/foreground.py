@@ -41,7 +41,7 @@ async def _attend(running: Running, config: Config, terminal: Terminal) -> int:
     console.start()
     try:
         status = await supervisor.run()
-        if running.children[CPU].has_ended:
+        if running.children[CPU].has_ended and console.has_joined:
             # what the guest printed last is still on its way; whoever does not want it interrupts
             for number in ENDING_SIGNALS:
                 loop.add_signal_handler(number, console.stop)

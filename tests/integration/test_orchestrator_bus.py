@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import VM, Cli
 from tests.integration.test_orchestrator_up import vm
 
 
@@ -65,14 +65,14 @@ def test_inspect_shows_machine_and_device(running: Cli) -> None:
     assert {"ram", "uart0"} <= {region["name"] for region in machine["memory_map"]}
     assert {"pc", "sp", "mstatus"} <= set(machine["harts"][0]["Registers"])
     assert machine["devices"][0]["Slot"] == "00:01.0"
-    assert "hart 0" in running.run("inspect", "t").stdout
-    for words in (["disk0"], ["t", "disk0"]):
+    assert "hart 0" in running.run("inspect", VM).stdout
+    for words in (["disk0"], [VM, "disk0"]):
         device = json.loads(running.run("inspect", *words, "--json").stdout)
         assert device["device"]["Type"] == "virtio-blk"
         assert "queue_size" in {register["name"] for register in device["registers"]}
         assert device["queues"][0]["ready"] == 1
     assert "REGISTER" in running.run("inspect", "disk0").stdout
-    assert running.run("inspect", "t", "disk7").returncode == 3
+    assert running.run("inspect", VM, "disk7").returncode == 3
 
 
 def test_inspect_writes_the_device_tree(running: Cli) -> None:
@@ -99,7 +99,7 @@ def test_logs_show_all_processes_and_the_console_when_named(running: Cli) -> Non
 
     assert {"cpu", "disk0", "orchestrator"} <= {line.split()[0] for line in lines}
     assert any("report: 2 functions" in line for line in running.run("logs", "console").stdout.splitlines())
-    assert len(running.run("logs", "t", "-n", "2", "--json").stdout.splitlines()) == 2
+    assert len(running.run("logs", VM, "-n", "2", "--json").stdout.splitlines()) == 2
 
 
 def test_doctor_finds_this_host_fit(running: Cli) -> None:

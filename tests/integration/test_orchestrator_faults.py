@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from protocol.names import Runtime
-from tests.conftest import Cli
+from tests.conftest import VM, Cli
 from tests.integration.test_orchestrator_up import DEVICE, WAIT_S, left_of, vm, wait_for
 
 
-def processes(cli: Cli, name: str = "t") -> dict[str, dict[str, Any]]:
+def processes(cli: Cli, name: str = VM) -> dict[str, dict[str, Any]]:
     """Return the processes of a VM by id."""
     done = cli.run("ps", name, "--json")
     shown = json.loads(done.stdout) if done.returncode == 0 else {"processes": []}
@@ -25,7 +25,7 @@ def processes(cli: Cli, name: str = "t") -> dict[str, dict[str, Any]]:
 
 
 def supervisor(cli: Cli) -> int:
-    return int(json.loads(cli.run("ps", "t", "--json").stdout)["supervisor"])
+    return int(json.loads(cli.run("ps", VM, "--json").stdout)["supervisor"])
 
 
 def up(cli: Cli) -> None:
@@ -44,7 +44,7 @@ def test_a_killed_device_comes_back_with_the_next_epoch(cli: Cli) -> None:
     after = processes(cli)["disk0"]
     assert after["restarts"] == 1
     assert after["pid"] != before["pid"]
-    log = cli.run("logs", "t", "orchestrator").stdout
+    log = cli.run("logs", VM, "orchestrator").stdout
     assert "was killed by SIGKILL" in log
 
 
@@ -69,7 +69,7 @@ def test_a_device_that_stays_down_is_said_and_can_be_started_again(cli: Cli) -> 
     os.kill(processes(cli)["disk0"]["pid"], signal.SIGKILL)
 
     wait_for(lambda: processes(cli)["disk0"]["state"] == "failed")
-    text = cli.run("ps", "t").stdout
+    text = cli.run("ps", VM).stdout
     assert 'disk0 was killed by SIGKILL and stays down: restart = "no"' in text
     assert cli.run("restart", "disk0").returncode == 0
     assert processes(cli)["disk0"]["state"] == "attached"
@@ -80,7 +80,7 @@ def test_the_vm_outlives_its_orchestrator_and_up_takes_it_over(cli: Cli) -> None
     up(cli)
     cpu = processes(cli)["cpu"]["pid"]
     os.kill(supervisor(cli), signal.SIGKILL)
-    wait_for(lambda: json.loads(cli.run("ps", "t", "--json").stdout)["supervisor"] is None)
+    wait_for(lambda: json.loads(cli.run("ps", VM, "--json").stdout)["supervisor"] is None)
     os.kill(processes(cli)["disk0"]["pid"], signal.SIGKILL)
 
     process = cli.start("up")
@@ -145,7 +145,7 @@ def test_a_killed_bus_ends_the_vm_with_an_error(cli: Cli) -> None:
 
 def test_up_cleans_what_a_killed_vm_left(cli: Cli) -> None:
     vm(cli, "run=q 3")
-    cli.write("other.toml", "[vm]\nname='t'\n")
+    cli.write("other.toml", f"[vm]\nname='{VM}'\n")
     assert cli.run("up", "other.toml", "--wait").returncode == 0
     for pid in (supervisor(cli), processes(cli)["cpu"]["pid"]):
         os.kill(pid, signal.SIGKILL)
@@ -160,9 +160,9 @@ def test_up_cleans_what_a_killed_vm_left(cli: Cli) -> None:
 def test_a_vm_of_the_same_name_from_another_file_is_not_taken_over(cli: Cli) -> None:
     vm(cli)
     up(cli)
-    cli.write("other.toml", "[vm]\nname='t'\n")
+    cli.write("other.toml", f"[vm]\nname='{VM}'\n")
     os.kill(supervisor(cli), signal.SIGKILL)
-    wait_for(lambda: json.loads(cli.run("ps", "t", "--json").stdout)["supervisor"] is None)
+    wait_for(lambda: json.loads(cli.run("ps", VM, "--json").stdout)["supervisor"] is None)
 
     done = cli.run("up", "other.toml")
 
@@ -188,7 +188,7 @@ def test_a_kernel_that_is_none_is_named_with_line_and_key(cli: Cli, detached: li
     cli.write("Image", "not a kernel at all, but long enough to be looked at" * 100)
     done = cli.run("up", *detached, "--set", "boot.kernel=Image")
     assert (done.returncode, "boot.kernel: " in one_line(done)) == (2, True)
-    cli.write("vm.toml", "[vm]\nname='t'\n[boot]\nkernel='Image'\n")
+    cli.write("vm.toml", f"[vm]\nname='{VM}'\n[boot]\nkernel='Image'\n")
 
     done = cli.run("up", *detached)
 
@@ -211,7 +211,7 @@ def test_a_locked_image_is_named_with_line_key_and_holder(cli: Cli) -> None:
 
 def test_a_device_that_dies_at_once_is_named_with_its_last_words(cli: Cli) -> None:
     cli.write("mydevice.py", "import sys\nraise RuntimeError('no luck')\n")
-    cli.write("vm.toml", "[vm]\nname='t'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
+    cli.write("vm.toml", f"[vm]\nname='{VM}'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
 
     done = cli.run("up")
 
@@ -227,7 +227,7 @@ def test_a_device_that_dies_while_attaching_is_named(cli: Cli) -> None:
         "import os\nfrom devproc.template.device import *\nimport devproc.loop\n"
         "devproc.loop.DeviceLoop.attach = lambda *_: os._exit(11)\n" + DEVICE,
     )
-    cli.write("vm.toml", "[vm]\nname='t'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
+    cli.write("vm.toml", f"[vm]\nname='{VM}'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
 
     done = cli.run("up")
 
@@ -275,15 +275,15 @@ def test_a_runtime_folder_with_a_path_too_long(cli: Cli) -> None:
 
 def test_logs_of_a_vm_that_failed_can_be_read(cli: Cli) -> None:
     cli.write("mydevice.py", "raise SystemExit('bye')\n")
-    cli.write("vm.toml", "[vm]\nname='t'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
+    cli.write("vm.toml", f"[vm]\nname='{VM}'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
     cli.run("up")
 
-    assert "mine         | bye" in cli.run("logs", "t", "mine").stdout
+    assert "mine         | bye" in cli.run("logs", VM, "mine").stdout
 
 
 def test_a_socket_left_by_a_dead_bus_is_no_obstacle(cli: Cli) -> None:
     vm(cli, "run=q 2")
-    runtime = Runtime("t")
+    runtime = Runtime(VM)
     runtime.prepare()
     runtime.bus_socket.touch()
     runtime.console_socket.touch()
@@ -306,9 +306,9 @@ def test_a_stopped_device_stops_guest_time_and_nothing_times_out(cli: Cli) -> No
 
     assert b"guest time stands still: disk0 does not answer" in process.stderr.readline()
     assert processes(cli)["disk0"]["state"] == "stopped"
-    assert json.loads(cli.run("ps", "t", "--json").stdout)["state"] == "stalled"
+    assert json.loads(cli.run("ps", VM, "--json").stdout)["state"] == "stalled"
     os.kill(disk, signal.SIGCONT)
-    wait_for(lambda: json.loads(cli.run("ps", "t", "--json").stdout)["state"] == "running")
+    wait_for(lambda: json.loads(cli.run("ps", VM, "--json").stdout)["state"] == "running")
     process.stdin.write(b"q 8\n")
     process.stdin.close()
     assert process.wait(WAIT_S) == 8

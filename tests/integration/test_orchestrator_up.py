@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 
 from protocol.names import Runtime
-from tests.conftest import Cli
+from tests.conftest import VM, Cli
 
 WAIT_S = 60.0
 
 
-def vm(cli: Cli, cmdline: str = "", *, name: str = "t", extra: str = "", disk: bool = True) -> Path:
+def vm(cli: Cli, cmdline: str = "", *, name: str = VM, extra: str = "", disk: bool = True) -> Path:
     """Write a vm.toml of the embedded guest."""
     cli.disk()
     device = f'[[device]]\nid = "disk0"\ntype = "virtio-blk"\nimage = "disk.img"\n{extra}' if disk else ""
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None
         time.sleep(0.05)
 
 
-def left_of(name: str = "t") -> list[str]:
+def left_of(name: str = VM) -> list[str]:
     """Return what a VM has left behind."""
     runtime = Runtime(name)
     found = [str(path) for path in Path("/dev/shm").glob(f"busvm.{name}.*")]
@@ -98,7 +98,7 @@ def test_up_ends_with_the_guests_status_and_stdout_has_the_console_alone(cli: Cl
 
 
 def test_without_any_file_the_embedded_guest_boots(cli: Cli) -> None:
-    done = cli.run("up", "--name", "t", "--set", "boot.cmdline=run=q 5")
+    done = cli.run("up", "--name", VM, "--set", "boot.cmdline=run=q 5")
 
     assert done.returncode == 5
     assert "report: 1 functions" in done.stdout
@@ -122,10 +122,10 @@ def test_detached_it_runs_until_down_which_may_be_repeated(cli: Cli) -> None:
 
     assert cli.run("up", "-d", "--wait").returncode == 0
 
-    shown = json.loads(cli.run("ps", "t", "--json").stdout)
-    assert shown["name"] == "t"
+    shown = json.loads(cli.run("ps", VM, "--json").stdout)
+    assert shown["name"] == VM
     assert shown["state"] == "running"
-    assert shown["bus"] == Runtime("t").bus_address
+    assert shown["bus"] == Runtime(VM).bus_address
     assert [p["id"] for p in shown["processes"]] == ["bus", "cpu", "disk0"]
     disk = shown["processes"][2]
     assert disk | {"pid": 0, "rss": 0} == {
@@ -139,7 +139,7 @@ def test_detached_it_runs_until_down_which_may_be_repeated(cli: Cli) -> None:
         "note": "",
     }
     assert all(p["pid"] > 0 and p["rss"] > 1 << 20 for p in shown["processes"])
-    assert cli.run("ps", "-q").stdout == "t\n"
+    assert cli.run("ps", "-q").stdout == f"{VM}\n"
     assert "running" in cli.run("ps").stdout
     for _ in range(2):
         assert cli.run("down").returncode == 0
@@ -151,7 +151,7 @@ def test_folders_and_sockets_are_private(cli: Cli) -> None:
     vm(cli)
     assert cli.run("up", "--wait").returncode == 0
 
-    folder = Runtime("t").folder
+    folder = Runtime(VM).folder
     modes = {path.name: path.stat().st_mode & 0o777 for path in [folder, *folder.iterdir()]}
 
     assert all(mode & 0o077 == 0 for mode in modes.values()), modes
@@ -174,7 +174,7 @@ def test_a_signal_takes_the_vm_down(cli: Cli, number: int) -> None:
 def test_a_signal_during_the_start_leaves_nothing(cli: Cli) -> None:
     vm(cli)
     process = cli.start("up")
-    wait_for(Runtime("t").plan.exists)
+    wait_for(Runtime(VM).plan.exists)
 
     process.send_signal(signal.SIGTERM)
 
@@ -205,8 +205,8 @@ def test_console_joins_and_leaves_a_running_vm(cli: Cli) -> None:
     keyboard.type(b"\x1d")
 
     assert keyboard.end() == 0
-    assert b"t goes on" in keyboard.seen
-    assert cli.run("ps", "-q").stdout == "t\n"
+    assert f"{VM} goes on".encode() in keyboard.seen
+    assert cli.run("ps", "-q").stdout == f"{VM}\n"
     assert cli.run("console", stdin="q 0\n").returncode == 0
     wait_for(lambda: left_of() == [])
 
@@ -227,30 +227,30 @@ def test_two_vms_at_once_and_commands_that_need_a_name_then(cli: Cli) -> None:
     vm(cli, disk=False)
     file = cli.folder / "vm.toml"
     other = file.rename(cli.folder / "other.toml")
-    for name in ("t1", "t2"):
+    for name in (f"{VM}a", f"{VM}b"):
         assert cli.run("up", str(other), "--name", name, "--wait").returncode == 0
 
-    assert cli.run("ps", "-q").stdout == "t1\nt2\n"
+    assert cli.run("ps", "-q").stdout == f"{VM}a\n{VM}b\n"
     said = cli.run("pause")
-    assert (said.returncode, said.stderr) == (2, "error: 2 VMs run: t1, t2 (name the one you mean)\n")
-    assert cli.run("down", "t1").returncode == 0
+    assert (said.returncode, said.stderr) == (2, f"error: 2 VMs run: {VM}a, {VM}b (name the one you mean)\n")
+    assert cli.run("down", f"{VM}a").returncode == 0
     assert cli.run("pause").returncode == 0
-    assert left_of("t1") == []
+    assert left_of(f"{VM}a") == []
     assert cli.run("down", "--all").returncode == 0
-    assert left_of("t2") == []
+    assert left_of(f"{VM}b") == []
 
 
 def test_a_second_vm_of_the_same_name_is_refused(cli: Cli) -> None:
     vm(cli)
     assert cli.run("up", "--wait").returncode == 0
-    supervisor = json.loads(cli.run("ps", "t", "--json").stdout)["supervisor"]
+    supervisor = json.loads(cli.run("ps", VM, "--json").stdout)["supervisor"]
 
     again = cli.run("up")
 
     assert again.returncode == 4
-    assert again.stderr.startswith(f"error: a VM named 't' is running already, under process {supervisor} (")
+    assert again.stderr.startswith(f"error: a VM named '{VM}' is running already, under process {supervisor} (")
     assert again.stderr.count("\n") == 1
-    assert cli.run("ps", "-q").stdout == "t\n"
+    assert cli.run("ps", "-q").stdout == f"{VM}\n"
 
 
 def test_a_device_started_by_hand_joins(cli: Cli) -> None:
@@ -291,7 +291,9 @@ sys.exit(main(PROGRAM))
 
 def test_a_device_of_ones_own_runs_beside_the_file(cli: Cli) -> None:
     cli.write("mydevice.py", DEVICE)
-    cli.write("vm.toml", "[vm]\nname='t'\n[boot]\ncmdline='run=p;q 0'\n[[device]]\nid='mine'\ntype='python:mydevice'\n")
+    cli.write(
+        "vm.toml", f"[vm]\nname='{VM}'\n[boot]\ncmdline='run=p;q 0'\n[[device]]\nid='mine'\ntype='python:mydevice'\n"
+    )
 
     done = cli.run("up")
 
