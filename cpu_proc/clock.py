@@ -1,4 +1,7 @@
-"""Guest time: the host's monotonic clock less an offset that grows while the machine stands still."""
+"""Guest time: the host's monotonic clock less an offset that grows while the machine stands still.
+
+The offset counts modulo 2**64: guest time may be ahead of the host's clock, which starts anew at each of its boots.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from protocol.layout import ClockPage
 
 TICK_NS = 100
+_MODULUS = 1 << 64
 
 
 class GuestClock:
@@ -22,7 +26,7 @@ class GuestClock:
     def now_ns(self) -> int:
         """Return guest time."""
         if self.page.running:
-            return time.monotonic_ns() - self.page.offset_ns
+            return (time.monotonic_ns() - self.page.offset_ns) % _MODULUS
         return self.page.stopped_at_ns
 
     def ticks(self) -> int:
@@ -31,17 +35,17 @@ class GuestClock:
 
     def set_ticks(self, ticks: int) -> None:
         """Set ``mtime``."""
-        self.page.offset_ns = max(0, time.monotonic_ns() - ticks * TICK_NS)
+        self.page.offset_ns = (time.monotonic_ns() - ticks * TICK_NS) % _MODULUS
         self.page.stopped_at_ns = ticks * TICK_NS
 
     def start(self) -> None:
         """Let time go on from where it stopped."""
         if not self.page.running:
-            self.page.offset_ns = max(0, time.monotonic_ns() - self.page.stopped_at_ns)
+            self.page.offset_ns = (time.monotonic_ns() - self.page.stopped_at_ns) % _MODULUS
             self.page.running = 1
 
     def stop(self) -> None:
         """Hold time."""
         if self.page.running:
-            self.page.stopped_at_ns = time.monotonic_ns() - self.page.offset_ns
+            self.page.stopped_at_ns = self.now_ns()
             self.page.running = 0

@@ -171,7 +171,7 @@ class Aplic:
         self._forward(source)
 
     def _clear_pending(self, source: int) -> None:
-        if 0 < source < WIRED_SOURCES and self._sourcecfg[source] & 7 not in (LEVEL1, LEVEL0):
+        if 0 < source < WIRED_SOURCES:  # level sources too, in a domain that delivers by messages (§4.7)
             self._pending[source] = False
 
     @staticmethod
