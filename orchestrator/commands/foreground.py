@@ -14,12 +14,14 @@ from orchestrator.supervise import Supervisor
 
 
 def attend(running: Running, config: Config, terminal: Terminal) -> int:
-    """Supervise the VM with its console here until its end; return the guest's exit status."""
+    """Supervise the VM with its console here until its end; return the guest's exit status.
+
+    The caller takes its other processes down.
+    """
     try:
         return asyncio.run(_attend(running, config, terminal))
     finally:
         terminal.restore()
-        running.end()
 
 
 async def _attend(running: Running, config: Config, terminal: Terminal) -> int:

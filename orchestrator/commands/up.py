@@ -74,9 +74,12 @@ def run(options: argparse.Namespace) -> int:
         return detach(config, planned, runtime, held, wait=options.wait, timeout_s=options.wait_timeout)
     terminal = Terminal()
     running = bring_up(config, planned, runtime, held, report.Spoken(terminal.say))
-    from orchestrator.commands.foreground import attend
+    try:
+        from orchestrator.commands.foreground import attend
 
-    return attend(running, config, terminal)
+        return attend(running, config, terminal)
+    finally:
+        running.end()
 
 
 def bring_up(config: Config, planned: plan.Plan, runtime: Runtime, held: lock.Lock, audience: report.Report) -> Running:
