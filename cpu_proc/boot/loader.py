@@ -42,15 +42,16 @@ def _read(path: Path, what: str) -> bytes:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
 
 
-def _place(ram: Shared, gpa: int, data: bytes, what: str) -> None:
-    offset = gpa - DRAM_BASE
-    if offset < 0 or offset + len(data) > ram.size:
+def _place(ram: Shared, gpa: int, data: bytes, what: str, size: int = 0) -> None:
+    """Store ``data``, and zeros after it up to ``size`` bytes."""
+    offset, size = gpa - DRAM_BASE, max(size, len(data))
+    if offset < 0 or offset + size > ram.size:
         raise ConfigError(
-            f"{what} does not fit into guest memory: {len(data)} bytes at {gpa:#x}, memory ends at "
+            f"{what} does not fit into guest memory: {size} bytes at {gpa:#x}, memory ends at "
             f"{DRAM_BASE + ram.size:#x}",
             hint="raise vm.memory",
         )
-    ram.u8[offset : offset + len(data)] = data
+    ram.u8[offset : offset + size] = data + bytes(size - len(data))
 
 
 def load_kernel(ram: Shared, path: Path) -> Loaded:
@@ -90,7 +91,7 @@ def _load_elf(ram: Shared, path: Path, data: bytes) -> Loaded:
         segments = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
         entry = elf.header["e_entry"]
         parts = [(s["p_paddr"], s["p_vaddr"], s.data(), s["p_memsz"]) for s in segments]
-    except (ELFError, KeyError, ValueError, OSError, struct.error) as error:
+    except (ELFError, KeyError, ValueError, OSError, OverflowError, struct.error) as error:
         raise ConfigError(f"kernel {path}: broken ELF file: {error}") from error
     if machine not in ("EM_RISCV", _EM_RISCV) or bits != 64:
         raise ConfigError(f"{path} is no RISC-V kernel: ELF for {machine}, {bits} bit", hint="riscv64 is needed")
@@ -98,7 +99,7 @@ def _load_elf(ram: Shared, path: Path, data: bytes) -> Loaded:
         raise ConfigError(f"kernel {path}: ELF file without a loadable segment")
     end = start = 0
     for physical, virtual, content, size in parts:
-        _place(ram, physical, content + bytes(max(0, size - len(content))), f"kernel {path}")
+        _place(ram, physical, content, f"kernel {path}", size)
         if virtual <= entry < virtual + size:
             start = physical + entry - virtual
         end = max(end, physical + size)

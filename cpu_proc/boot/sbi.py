@@ -19,11 +19,17 @@ SPEC_VERSION = 2 << 24
 IMPLEMENTATION_ID = 0x62757376  # "busv": no number is registered for us
 IMPLEMENTATION_VERSION = 1
 
-_SSIP = 1 << 1
+_SSIP = _SIE = 1 << 1
 _ALL_HARTS = (1 << 64) - 1
 _CONSOLE_MAX = 4096
 
 Result = tuple[int, int]
+
+
+def _answer(hart: Hart, a0: int, a1: int) -> None:
+    """Set a0 and a1, given as unsigned or small negative numbers."""
+    for register, value in ((10, a0), (11, a1)):
+        hart.x[register] = value - (1 << 64) if value >= 1 << 63 else value
 
 
 class Platform(Protocol):
@@ -51,7 +57,7 @@ class Sbi:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._extensions: dict[int, Callable[[Hart, int, list[int]], Result]] = {
+        self._extensions: dict[int, Callable[[Hart, int, list[int]], Result | None]] = {
             BASE: self._base,
             TIME: self._time,
             IPI: self._ipi,
@@ -68,9 +74,9 @@ class Sbi:
         mask = (1 << 64) - 1
         arguments = [int(hart.x[i]) & mask for i in range(10, 16)]
         serve = self._extensions.get(int(hart.x[17]) & 0xFFFF_FFFF)
-        error, value = serve(hart, int(hart.x[16]) & 0xFFFF_FFFF, arguments) if serve else (NOT_SUPPORTED, 0)
-        hart.x[10] = error
-        hart.x[11] = value - (1 << 64) if value >= 1 << 63 else value
+        result = serve(hart, int(hart.x[16]) & 0xFFFF_FFFF, arguments) if serve else (NOT_SUPPORTED, 0)
+        if result is not None:
+            _answer(hart, *result)
 
     def _base(self, hart: Hart, function: int, a: list[int]) -> Result:
         answers = {
@@ -120,7 +126,7 @@ class Sbi:
             target.flush_translations()
         return SUCCESS, 0
 
-    def _hsm(self, hart: Hart, function: int, a: list[int]) -> Result:
+    def _hsm(self, hart: Hart, function: int, a: list[int]) -> Result | None:
         harts = self._platform.harts
         if function == 0:  # hart_start
             return (ALREADY_AVAILABLE, 0) if a[0] < len(harts) else (INVALID_PARAM, 0)
@@ -132,8 +138,10 @@ class Sbi:
             if a[0] & 0x7FFF_FFFF != 0:
                 return INVALID_PARAM, 0
             if a[0] == 0x8000_0000:
-                hart["PC"], hart["SATP"] = a[1], 0
-                hart.x[10], hart.x[11] = hart.index, a[2]
+                hart["PC"], hart["SATP"], hart["MSTATUS"] = a[1], 0, hart["MSTATUS"] & ~_SIE
+                hart.flush_translations()
+                _answer(hart, hart.index, a[2])
+                return None  # the hart starts anew (§9.4): nothing returns to the caller
             return SUCCESS, 0
         return NOT_SUPPORTED, 0
 

@@ -1,0 +1,163 @@
+"""The device tree: its bytes against dtc, and its content against the tree of QEMU's ``virt``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cpu_proc.boot.fdt import Node, cells64, flatten
+from cpu_proc.boot.tree import Description, build
+
+DTC, QEMU = "dtc", "qemu-system-riscv64"
+MEMORY = 512 << 20
+
+
+def need(program: str, package: str) -> str:
+    """Return the path of a program."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.fail(f"{program} is missing: apt-get install {package} (.ci/run does)")
+    return found
+
+
+def source_of(blob: bytes, folder: Path) -> tuple[str, set[str]]:
+    """Return dtc's text for a blob, and the kinds of its warnings with their nodes."""
+    path = folder / "tree.dtb"
+    path.write_bytes(blob)
+    command = [need(DTC, "device-tree-compiler"), "-I", "dtb", "-O", "dts", "-s", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    warnings = set(re.findall(r"Warning \((\w+)\): ([^:\s]+)", done.stderr))
+    return done.stdout, {f"{kind} {node}" for kind, node in warnings}
+
+
+def test_every_kind_of_value_reads_back(tmp_path: Path) -> None:
+    root = Node()
+    child = root.child(
+        "node@1", device_type="kind", reg=[1, 0xFFFF_FFFF], riscv__flag=None, some_text="text", one=7, data=b"\1\2\3"
+    )
+    child.properties["texts"] = ["a", "bc"]
+    child.properties["wide"] = cells64(0x1_2345_6789, 1)
+    child.child("inner")
+    text = source_of(flatten(root), tmp_path)[0]
+    for line in (
+        'device_type = "kind";',
+        "reg = <0x01 0xffffffff>;",
+        "riscv,flag;",
+        'some-text = "text";',
+        "one = <0x07>;",
+        "data = [01 02 03];",
+        'texts = "a\\0bc";',
+        "wide = <0x01 0x23456789 0x00 0x01>;",
+        "inner {",
+    ):
+        assert line in text
+
+
+def test_header_names_the_boot_hart(tmp_path: Path) -> None:
+    blob = flatten(Node(), boot_hart=5)
+    assert int.from_bytes(blob[28:32], "big") == 5
+    assert int.from_bytes(blob[4:8], "big") == len(blob)
+
+
+def tree(folder: Path, **options: object) -> tuple[str, set[str]]:
+    """Return text and warnings of this machine's tree."""
+    return source_of(flatten(build(Description(1, MEMORY, **options))), folder)  # type: ignore[arg-type]
+
+
+def qemu_tree(folder: Path) -> tuple[str, set[str]]:
+    """Return text and warnings of QEMU's."""
+    path = folder / "qemu.dtb"
+    machine = f"virt,aia=aplic-imsic,dumpdtb={path}"
+    command = [need(QEMU, "qemu-system-misc"), "-M", machine, "-m", "512M", "-display", "none"]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    return source_of(path.read_bytes(), folder)
+
+
+def properties(text: str) -> dict[str, dict[str, str]]:
+    """Return the properties by node path."""
+    found: dict[str, dict[str, str]] = {}
+    path: list[str] = []
+    for line in text.splitlines():
+        line = line.strip()
+        if line.endswith("{"):
+            path.append(line[:-1].strip())
+            found["/".join(path)[1:] or "/"] = {}
+        elif line == "};":
+            path.pop()
+        elif path and line:
+            name, _, value = line.rstrip(";").partition(" = ")
+            found["/".join(path)[1:] or "/"][name] = value
+    return found
+
+
+@pytest.mark.peer
+def test_no_warning_that_qemus_tree_does_not_have(tmp_path: Path) -> None:
+    ours = tree(tmp_path, cmdline="quiet", initrd=(0x8800_0000, 0x8900_0000))[1]
+    theirs = {warning.split(" ")[0] for warning in qemu_tree(tmp_path)[1]}
+    assert {warning for warning in ours if warning.split(" ")[0] not in theirs} == set()
+
+
+SAME = {
+    "/memory@80000000": ("device_type", "reg"),
+    "/cpus": ("timebase-frequency", "#address-cells", "#size-cells"),
+    "/cpus/cpu@0": ("device_type", "reg", "status", "compatible"),
+    "/cpus/cpu@0/interrupt-controller": ("compatible", "#interrupt-cells", "interrupt-controller"),
+    "/soc": ("compatible", "ranges", "#address-cells", "#size-cells"),
+    "/soc/serial@10000000": ("compatible", "clock-frequency", "reg"),
+    "/soc/rtc@101000": ("compatible", "reg"),
+    "/soc/test@100000": ("compatible", "reg"),
+    "/soc/pci@30000000": (
+        "compatible", "device_type", "reg", "bus-range", "linux,pci-domain", "dma-coherent", "ranges",
+        "#address-cells", "#size-cells", "#interrupt-cells", "interrupt-map-mask",
+    ),
+    "/poweroff": ("compatible", "offset", "value"),
+    "/reboot": ("compatible", "offset", "value"),
+}  # fmt: skip
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("node", SAME)
+def test_node_says_what_qemus_says(tmp_path: Path, node: str) -> None:
+    ours, theirs = properties(tree(tmp_path)[0]), properties(qemu_tree(tmp_path)[0])
+    # QEMU spells strings in quotes or as bytes, depending on their content; compatible lists differ by vendor
+    assert node in theirs
+    for name in SAME[node]:
+        assert ours[node].get(name) == theirs[node].get(name), name
+
+
+@pytest.mark.peer
+def test_interrupt_map_routes_as_qemus_does(tmp_path: Path) -> None:
+    """Row by row, but for the handle of the controller."""
+    rows = []
+    for text, _warnings in (tree(tmp_path), qemu_tree(tmp_path)):
+        cells = [int(cell, 0) for cell in properties(text)["/soc/pci@30000000"]["interrupt-map"].strip("<>").split()]
+        rows.append([cells[i : i + 4] + cells[i + 5 : i + 7] for i in range(0, len(cells), 7)])
+    assert rows[0] == rows[1]
+
+
+def test_handles_point_at_nodes(tmp_path: Path) -> None:
+    nodes = properties(tree(tmp_path)[0])
+    handles = {values["phandle"]: path for path, values in nodes.items() if "phandle" in values}
+    assert len(handles) == sum("phandle" in values for values in nodes.values())
+    for values in nodes.values():
+        for name in ("interrupt-parent", "msi-parent", "cpu", "regmap"):
+            if name in values:
+                assert values[name] in handles
+
+
+def test_chosen_says_what_was_asked_for(tmp_path: Path) -> None:
+    chosen = properties(tree(tmp_path, cmdline="root=/dev/vda quiet", initrd=(0x8800_0000, 0x1_0000_0000))[0])[
+        "/chosen"
+    ]
+    assert chosen["bootargs"] == '"root=/dev/vda quiet"'
+    assert chosen["linux,initrd-start"] == "<0x00 0x88000000>"
+    assert chosen["linux,initrd-end"] == "<0x01 0x00>"
+    assert chosen["stdout-path"] == '"/soc/serial@10000000"'
+    bare = properties(tree(tmp_path)[0])["/chosen"]
+    assert "bootargs" not in bare
+    assert "linux,initrd-start" not in bare
+    assert bare["rng-seed"] != chosen["rng-seed"]
