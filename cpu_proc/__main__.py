@@ -138,7 +138,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             if slot.id not in shown:
                 shown.add(slot.id)
                 tree.add(path, FUNCTION1, Function1(slot))
-            tree.changed(path, FUNCTION1, "State", "Pid", "Epoch", "Type")
+            tree.changed(path, FUNCTION1, "State", "Pid", "Epoch", "Type", "Failure")
             if machine.state == WAITING:
                 machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""
                 tree.changed(names.MACHINE_PATH, MACHINE1, "StateReason")
@@ -202,4 +202,8 @@ def _progress(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_status)  # everything is released; taking the compiler apart as well would cost half a second

@@ -235,6 +235,11 @@ class Function1:
         return self._slot.state
 
     @property
+    def failure(self) -> str:
+        """Why the last attempt to attach failed."""
+        return self._slot.failure
+
+    @property
     def pid(self) -> int:
         """Process id of the device."""
         return self._slot.function.pid if self._slot.function else 0

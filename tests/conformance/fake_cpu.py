@@ -141,9 +141,7 @@ class FakeCpu:
             self.page.format()
             self.page.irq_base = self.irq_base
             self.page.irq_count = properties["Vectors"] + 1
-            self._doorbells = [
-                os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(properties["Doorbells"])
-            ]
+            self._doorbells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(properties["Doorbells"])]
         self.page.epoch = self.epoch
         if self.link is not None:
             self.link.close()

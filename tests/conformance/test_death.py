@@ -24,9 +24,7 @@ def wait_gone(cpu: FakeCpu) -> None:
     cpu._owners[cpu.bus_name] = ""
 
 
-def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(
-    cpu: FakeCpu, start: Start, image: Path
-) -> None:
+def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(cpu: FakeCpu, start: Start, image: Path) -> None:
     process = start("--image", str(image))
     cpu.attach()
     driver = Driver(cpu, size=64)

@@ -94,9 +94,7 @@ def test_negotiation_of_a_feature_not_offered_is_refused(cpu: FakeCpu, start: St
 
 @pytest.mark.parametrize("features", RINGS)
 @pytest.mark.parametrize("msix", [True, False])
-def test_requests_with_every_kind_of_ring(
-    cpu: FakeCpu, start: Start, image: Path, features: int, msix: bool
-) -> None:
+def test_requests_with_every_kind_of_ring(cpu: FakeCpu, start: Start, image: Path, features: int, msix: bool) -> None:
     start("--image", str(image), "--serial", "disk-0")
     cpu.attach()
     driver = Driver(cpu, features=features, msix=msix)

@@ -60,9 +60,7 @@ def serve(queue: Virtqueue, performed: Counter[int]) -> None:
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
-def test_death_after_every_store_returns_every_request_once(
-    memory: tuple[Shared, Shared], event_idx: bool
-) -> None:
+def test_death_after_every_store_returns_every_request_once(memory: tuple[Shared, Shared], event_idx: bool) -> None:
     ram, page = memory
     deaths = 0
     while True:
