@@ -77,7 +77,8 @@ def flush_tlb(S):
     for i in range(0, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
     flush_crossings(S)
-    S[st.SUPERPAGES] = 0
+    for i in range(st.GIGA_PLACES, st.SIZE):
+        S[i] = 0
 
 
 @jit
@@ -142,9 +143,17 @@ def translate(S, va, access):
 
 
 @jit
-def half(va):
-    """Return a bit for the half of the address space: superpages of the kernel's say nothing about the users'."""
-    return 1 if va >= 0 else 2
+def mega_place(va):
+    """Return the number of the bit for the 2 MiB around ``va``."""
+    return (va >> 21 ^ va >> 30) & (st.MEGA_WORDS * 64 - 1)
+
+
+@jit
+def in_superpage(S, va):
+    """Tell whether the TLB may hold ``va`` through a superpage, and so under the other addresses of it."""
+    mega = S[st.MEGA_PLACES + (mega_place(va) >> 6)] >> (mega_place(va) & 63)
+    giga = S[st.GIGA_PLACES + (va >> 36 & 7)] >> (va >> 30 & 63)
+    return (mega | giga) & 1
 
 
 @jit
@@ -165,8 +174,10 @@ def leaf(S, va, access, privilege, level, pte, host):
             allowed |= pte & PTE_X
     if allowed == 0:
         return fault(S, PAGE_FAULT[access], va)
-    if level > 0:
-        S[st.SUPERPAGES] |= half(va)
+    if level == 1:
+        S[st.MEGA_PLACES + (mega_place(va) >> 6)] |= 1 << (mega_place(va) & 63)
+    elif level == 2:
+        S[st.GIGA_PLACES + (va >> 36 & 7)] |= 1 << (va >> 30 & 63)
     below = (1 << (9 * level)) - 1
     ppn = (pte >> 10) & 0xFFF_FFFF_FFFF
     if ppn & below != 0:  # a superpage must be aligned

@@ -22,7 +22,7 @@ SI_DELIVERY SI_THRESHOLD SI_EIP0 SI_EIP1 SI_EIP2 SI_EIP3 SI_EIE0 SI_EIE1 SI_EIE2
 
 # The engine's own: what it needs of the host, how it left, and the access that Python completes
 _ENGINE = """
-EXIT CAUSE TVAL SUPERPAGES TIMER_DUE
+EXIT CAUSE TVAL TIMER_DUE
 MMIO_ADDRESS MMIO_SIZE MMIO_VALUE MMIO_DONE MMIO_WRITE
 RAM_BASE RAM_SIZE RAM_HOST DEC_HOST COPY_HOST PAGE_GENERATION_HOST GENERATION
 TLB_HOST CROSSING_HOST WINDOWS_HOST WINDOWS LOOK_HOST
@@ -33,7 +33,10 @@ WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 
 NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE).split()
 SLOTS = {name: index for index, name in enumerate(NAMES)}
-SIZE = 256
+# After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB each, then 2 MiB each by a hash
+GIGA_PLACES, MEGA_PLACES = 256, 264
+MEGA_WORDS = 64
+SIZE = MEGA_PLACES + MEGA_WORDS
 globals().update(SLOTS)
 
 # Why `run` came back (S[EXIT])

@@ -120,7 +120,7 @@ def sys_sfence_vma(S, X, w):
     if S[st.PRIV] == st.U or (S[st.PRIV] == st.S and S[st.MSTATUS] & TVM):
         return illegal(S)
     va = load_i64(X + (w >> 13 & 0xF8))
-    if w >> 16 & 31 and S[st.SUPERPAGES] & mmu.half(va) == 0:
+    if w >> 16 & 31 and mmu.in_superpage(S, va) == 0:
         mmu.flush_page(S, va)
     else:  # a superpage has entries for each of its pages
         mmu.flush_tlb(S)

@@ -353,7 +353,7 @@ def test_sfence_of_one_address_forgets_its_whole_superpage(bench: Bench, va: int
     flags = RWX | (U if mode == U_MODE else 0)
     entry = prepare(bench, flags, mode=mode, va=va, pa=RAM, level=level)
     bench.set_x(5, va + 0x8000)
-    bench.set_x(8, va + 0x20)
+    bench.set_x(8, va + (4096 << 9 * level) - 0x1000)  # its last page
     bench.run([LD, sfence(8), LD], count=1)
     bench.store(entry, 0)
     bench["PRIV"] = S_MODE
