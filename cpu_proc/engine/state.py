@@ -33,7 +33,7 @@ WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 
 NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE).split()
 SLOTS = {name: index for index, name in enumerate(NAMES)}
-# After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB each, then 2 MiB each by a hash
+# After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB, then 2 MiB by a hash
 GIGA_PLACES, MEGA_PLACES = 256, 264
 MEGA_WORDS = 64
 SIZE = MEGA_PLACES + MEGA_WORDS
