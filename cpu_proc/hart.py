@@ -19,7 +19,7 @@ from protocol.memory import GuestMemory, Shared
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SLOT = st.SLOTS
-_NEVER = (1 << 63) - 1
+NO_BUDGET = (1 << 63) - 1  # instructions until `run` comes back by itself: none
 
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
 ISA = "rv64imafdc_zicntr_zicsr_zifencei_smaia_ssaia_sstc"
@@ -82,7 +82,7 @@ class Hart:
             "TIMESPEC_HOST": int(self._timespec.ctypes.data),
             "ONE_HOST": int(self._one.ctypes.data),
             "CLOCK_OFFSET_HOST": address_of(clock.shared, ClockPage.offset_ns.offset),  # type: ignore[attr-defined]
-            "BUDGET": _NEVER,
+            "BUDGET": NO_BUDGET,
             "MHARTID": index,
         }.items():
             self[name] = value

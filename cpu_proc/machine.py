@@ -27,7 +27,7 @@ from cpu_proc.boot.sbi import Sbi
 from cpu_proc.boot.tree import Description, build
 from cpu_proc.clock import TICK_NS, GuestClock
 from cpu_proc.engine import state as st
-from cpu_proc.hart import Hart
+from cpu_proc.hart import NO_BUDGET, Hart
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 WAITING, RUNNING, PAUSED, STALLED, OFF = "waiting", "running", "paused", "stalled", "off"
 _LONGEST_SLEEP_S = 1.0
+_ALARM_BUDGET = 20_000_000  # instructions, about a tenth of a second
 _NEVER = (1 << 64) - 1
 
 
@@ -271,6 +272,8 @@ class Machine:
         self.first_instruction_ns = time.monotonic_ns()
         try:
             while not self._ended:
+                # a hart that never sleeps comes back now and then while the alarm is set
+                hart["BUDGET"] = _ALARM_BUDGET if self.rtc.armed else NO_BUDGET
                 self._serve(hart, hart.run())
         except Exception:
             logger.exception("the CPU process failed at pc=%#x", hart["PC"])
@@ -287,6 +290,8 @@ class Machine:
             self._look()
         elif reason == st.EXIT_WFI:
             self._sleep(hart)
+        elif reason == st.EXIT_BUDGET:
+            self.rtc.tick()
         if hart["STOP_REQUEST"]:
             self._stop(hart)
 

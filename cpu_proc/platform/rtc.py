@@ -32,6 +32,11 @@ class Rtc:
         """Return the time as the guest sees it."""
         return self._wall_ns() + self._offset
 
+    @property
+    def armed(self) -> bool:
+        """Whether an alarm is set that has not rung."""
+        return self._armed
+
     def next_alarm_s(self) -> float | None:
         """Return the seconds until the alarm, or ``None`` when it is not set."""
         return max(0, self._alarm - self.now()) / 1e9 if self._armed else None

@@ -121,3 +121,12 @@ def test_any_access_is_answered(todo: list[tuple[int, int, int | None]]) -> None
         else:
             clock.rtc.write(register, size, value & (1 << 8 * size) - 1)
         clock.rtc.tick()
+
+
+def test_an_alarm_is_armed_until_it_rings_or_is_cleared(clock: Clock) -> None:
+    assert not clock.rtc.armed
+    clock.alarm(START + 1000)
+    assert clock.rtc.armed
+    clock.wall += 1000
+    clock.rtc.tick()
+    assert not clock.rtc.armed
