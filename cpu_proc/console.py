@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _HELD = 1 << 20
+_FIRST_CLIENT_S = 2.0
 _SLOW_CLIENT = 1 << 20  # output a client may be behind before it is cut off
 
 
@@ -29,6 +30,7 @@ class Console:
         self._on_input: Callable[[bytes], None] = lambda _data: None
         self._serving: set[asyncio.Task[None]] = set()
         self._had_client = False
+        self._joined = asyncio.Event()
 
     async def listen(self, path: Path, on_input: Callable[[bytes], None]) -> None:
         """Serve clients at ``path``; what they type goes to ``on_input``."""
@@ -73,6 +75,7 @@ class Console:
             self._had_client = True
             writer.write(bytes(self._held))
             self._held.clear()
+            self._joined.set()
         self._clients.add(writer)
         try:
             while data := await reader.read(4096):
@@ -84,8 +87,11 @@ class Console:
             writer.close()
 
     async def close(self) -> None:
-        """Give the clients the rest, then end."""
+        """Give the clients the rest, then end; a guest that was quicker than its first client waits for it a moment."""
         self.flush()
+        if self._held and not self._had_client:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._joined.wait(), _FIRST_CLIENT_S)
         for writer in list(self._clients):
             with suppress(ConnectionError, TimeoutError):
                 await asyncio.wait_for(writer.drain(), 2)

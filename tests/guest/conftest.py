@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,12 @@ def build(name: str, *options: str) -> Path:
     given = os.environ.get("BUSVM_IMAGES")
     if given and not options:
         return Path(given)
-    folder = cache_root() / "tests" / name
+    recipe = hashlib.sha256(repr(options).encode())
+    for path in sorted((Path(__file__).parents[2] / "orchestrator" / "image").glob("*.py")):
+        recipe.update(path.read_bytes())
+    folder = cache_root() / "tests" / f"{name}-{recipe.hexdigest()[:12]}"
+    if (folder / "vm.toml").exists():  # guests get copies of its disk
+        return folder
     command = [sys.executable, "-m", "orchestrator", "image", "debian", "-o", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
