@@ -10,7 +10,6 @@ from benchmarks.figures import Figure, at_most, median
 from benchmarks.machines import busvm, qemu, qemu_available, scratch
 
 FIRST_LINE = "busvm initramfs: up"
-LOGIN = "login:"
 _ROUNDS = 3
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
+from cpu_proc.engine.state import TICK_NS
 from protocol.layout import ClockPage
 
-TICK_NS = 100
 _MODULUS = 1 << 64
 
 

@@ -25,7 +25,7 @@ from cpu_proc.boot import loader
 from cpu_proc.boot.fdt import flatten
 from cpu_proc.boot.sbi import Sbi
 from cpu_proc.boot.tree import Description, build
-from cpu_proc.clock import TICK_NS, GuestClock
+from cpu_proc.clock import GuestClock
 from cpu_proc.engine import state as st
 from cpu_proc.hart import NO_BUDGET, Hart
 from cpu_proc.pcie.root import MemoryWindow, Root
@@ -89,7 +89,6 @@ class Machine:
         self._paused = False
         self._reset_wanted = False
         self._ended = False
-        self._lines_base = 0
         self._build()
 
     def _build(self) -> None:
@@ -123,12 +122,7 @@ class Machine:
     # what other threads call
 
     def start(self) -> None:
-        """Load the guest and begin; returns at once.
-
-        Raises:
-            ConfigError: the guest cannot be loaded.
-        """
-        self.load_guest()
+        """Begin to execute what ``load_guest`` has placed; returns at once."""
         self._thread = threading.Thread(target=self._run, name="hart0", daemon=True)
         self._thread.start()
 
@@ -236,7 +230,11 @@ class Machine:
     # booting
 
     def load_guest(self) -> None:
-        """Place kernel, initial RAM disk and device tree, and point the boot hart at the kernel."""
+        """Place kernel, initial RAM disk and device tree, and point the boot hart at the kernel.
+
+        Raises:
+            ConfigError: the guest cannot be loaded.
+        """
         boot = self.boot_config
         kernel = loader.load_kernel(self.ram, boot.kernel)
         described = Description(len(self.harts), self.ram.size, boot.cmdline)
@@ -325,7 +323,7 @@ class Machine:
 
     def _until_timer(self, hart: Hart) -> float:
         due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
-        wait = max(0, due - self.clock.ticks()) * TICK_NS / 1e9
+        wait = max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9
         alarm = self.rtc.next_alarm_s()
         return min(wait, _LONGEST_SLEEP_S, _LONGEST_SLEEP_S if alarm is None else alarm)
 

@@ -8,7 +8,6 @@ root.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from typing import Any
@@ -166,8 +165,3 @@ def interfaces_types(signature: str) -> list[str]:
             types.append(signature[start : index + 1])
             start = index + 1
     return types
-
-
-async def settle() -> None:
-    """Let queued replies go out before the process ends."""
-    await asyncio.sleep(0.05)

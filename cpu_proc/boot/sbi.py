@@ -66,11 +66,9 @@ class Sbi:
             SRST: self._srst,
             DBCN: self._dbcn,
         }
-        self.calls = 0
 
     def call(self, hart: Hart) -> None:
         """Serve the call in the hart's registers."""
-        self.calls += 1
         mask = (1 << 64) - 1
         arguments = [int(hart.x[i]) & mask for i in range(10, 16)]
         serve = self._extensions.get(int(hart.x[17]) & 0xFFFF_FFFF)

@@ -18,7 +18,6 @@ from cpu_proc.engine.native import (
     load_i64,
     load_u8,
     load_u16,
-    load_u32,
     shr,
     store_8,
     store_16,
@@ -208,17 +207,6 @@ def peek(host, size):
     if size == 2:
         return load_i16(host)
     return load_i8(host)
-
-
-@jit
-def peek_unsigned(host, size):
-    if size == 4:
-        return load_u32(host)
-    if size == 2:
-        return load_u16(host)
-    if size == 1:
-        return load_u8(host)
-    return load_i64(host)
 
 
 @jit

@@ -70,5 +70,7 @@ WINDOW_WORDS = 12
     W_DOORBELL_FDS,
 ) = range(11)
 
+TICK_NS = 100  # of guest time: the time base is 10 MHz
+
 # Privilege levels
 U, S, M = 0, 1, 3

@@ -17,7 +17,6 @@ TVM, TW, TSR = 1 << 20, 1 << 21, 1 << 22
 SSIP, MSIP, STIP, MTIP, SEIP, MEIP = 1 << 1, 1 << 3, 1 << 5, 1 << 7, 1 << 9, 1 << 11
 STCE = -(1 << 63)
 MPP_SHIFT = 11
-TICK_NS = 100  # the time base is 10 MHz
 CLOCK_MONOTONIC = 1
 
 
@@ -26,7 +25,7 @@ def now(S):
     """Return guest time in ticks."""
     call_2(S[st.CLOCK_FUNCTION], CLOCK_MONOTONIC, S[st.TIMESPEC_HOST])
     ns = load_i64(S[st.TIMESPEC_HOST]) * 1_000_000_000 + load_i64(S[st.TIMESPEC_HOST] + 8)
-    return udiv(ns - load_i64(S[st.CLOCK_OFFSET_HOST]), TICK_NS)
+    return udiv(ns - load_i64(S[st.CLOCK_OFFSET_HOST]), st.TICK_NS)
 
 
 @jit

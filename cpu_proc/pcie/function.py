@@ -153,11 +153,6 @@ class Function:
         self.shared.unlink()
         self.shared.close()
 
-    @property
-    def attached(self) -> bool:
-        """Whether a process serves this function now."""
-        return self._link is not None
-
     # configuration space
 
     def config_read(self, offset: int, size: int) -> int:

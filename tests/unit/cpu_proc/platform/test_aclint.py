@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from cpu_proc.clock import TICK_NS, GuestClock
+from cpu_proc.clock import GuestClock
+from cpu_proc.engine.state import TICK_NS
 from cpu_proc.platform.aclint import MTIME, MTIMECMP, Aclint
 from protocol.layout import ClockPage
 from tests.unit.cpu_proc.harness import MASK, NOP, RAM, Bench, anonymous, csrrs
