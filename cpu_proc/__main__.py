@@ -29,6 +29,7 @@ logger = logging.getLogger("cpu_proc")
 
 _MEMORY_UNIT = 2 << 20
 _MEMORY_LEAST = 16 << 20
+HARTS_MAX = 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Config:
     vm: str
     bus: str
     memory: int
+    cpus: int
     kernel: Path
     initrd: Path | None
     cmdline: str
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vm", metavar="NAME", help="name of the VM; also names its shared memory")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address of the VM's private bus")
     parser.add_argument("--memory", default="256M", metavar="SIZE", help="guest RAM, such as 512M or 1G")
+    parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"number of harts, up to {HARTS_MAX}")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="Linux image, EFI stub, ELF, or one in gzip")
     parser.add_argument("--initrd", type=Path, metavar="FILE", help="initial RAM disk")
     parser.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
@@ -79,7 +82,9 @@ def _config(args: argparse.Namespace) -> Config:
         if device_id in devices or int(slot) in devices.values():
             raise ConfigError(f"--device {text!r}: id or slot is taken")
         devices[device_id] = int(slot)
-    return Config(args.vm, args.bus, memory, args.kernel, args.initrd, args.cmdline, devices)
+    if not 1 <= args.cpus <= HARTS_MAX:
+        raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
+    return Config(args.vm, args.bus, memory, args.cpus, args.kernel, args.initrd, args.cmdline, devices)
 
 
 async def _serve(config: Config, engine: Any, started_ns: int) -> int:
@@ -122,9 +127,8 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             state_changed,
             guest_reset,
         )
-        machine = Machine(
-            engine, shared["ram"], irq, clock, BootConfig(config.kernel, config.initrd, config.cmdline), events
-        )
+        boot = BootConfig(config.kernel, config.initrd, config.cmdline)
+        machine = Machine(engine, shared["ram"], irq, clock, boot, events, config.cpus)
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
         machine.load_guest()  # a wrong kernel is said before anything waits for devices

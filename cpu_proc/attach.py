@@ -196,7 +196,7 @@ class Attacher:
         slot.type = str(wishes["Type"])
         function.connect(link, pid, epoch)
         if first:
-            self._machine.root.add(function)
+            self._machine.board.root.add(function)
 
     def _make(self, slot: Slot, wishes: dict[str, Any]) -> Function:
         size, vectors, doorbells = wishes["PageSize"], wishes["Vectors"], wishes["Doorbells"]

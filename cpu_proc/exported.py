@@ -7,7 +7,7 @@ from typing import Any
 
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
-from cpu_proc.hart import ISA, PRIVILEGES, Hart
+from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
 from cpu_proc.isa import abi
 from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
@@ -64,7 +64,7 @@ class Machine1:
         if self._machine.state != RUNNING:
             raise _refuse("State", f"the machine is {self._machine.state}")
         for request in b"suo":
-            await self._do(lambda key=request: self._machine.uart.receive_break(bytes([key])))
+            await self._do(lambda key=request: self._machine.board.uart.receive_break(bytes([key])))
             await asyncio.sleep(_SYSRQ_PAUSE_S)
 
     def quit(self, exit_status: int) -> None:
@@ -73,7 +73,7 @@ class Machine1:
 
     def memory_map(self) -> list[tuple[int, int, str]]:
         """Physical address space."""
-        return sorted([*self._machine.space.regions(), (DRAM_BASE, self._machine.ram.size, "ram")])
+        return sorted([*self._machine.board.space.regions(), (DRAM_BASE, self._machine.ram.size, "ram")])
 
     def read_memory(self, gpa: int, length: int) -> bytes:
         """Read guest RAM."""
@@ -191,7 +191,7 @@ class Hart1:
     @property
     def state(self) -> str:
         """started | stopped | suspended."""
-        return "stopped" if self._machine.state == OFF else "started"
+        return STOPPED if self._machine.state == OFF else self._hart.condition
 
     @property
     def privilege(self) -> str:

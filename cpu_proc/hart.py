@@ -1,19 +1,24 @@
 """One hart: its state vector, its decoded code, and the call into compiled code.
 
-A ``Hart`` belongs to one thread at a time. While ``run`` is in compiled code no Python lock is held; other threads may
-only set ``STOP_REQUEST`` or the ``look`` byte, and deliver messages by atomic operations.
+A ``Hart`` belongs to its thread. While ``run`` is in compiled code no Python lock is held; other threads may only call
+``stop``, ``post``, ``set_line`` and ``wake``, and read.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from cpu_proc.engine import state as st
+from cpu_proc import memory_map as mm
 from cpu_proc.isa import abi
+from cpu_proc.isa.csr import COUNTERS, MENVCFG_MASK, STATEEN0_MASK
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import GuestMemory, Shared
 
@@ -22,7 +27,10 @@ _SLOT = st.SLOTS
 NO_BUDGET = (1 << 63) - 1  # instructions until `run` comes back by itself: none
 
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
-ISA = "rv64imafdc_zicntr_zicsr_zifencei_smaia_ssaia_sstc"
+ISA = (
+    "rv64imafdc_zicbom_zicboz_zicntr_zicsr_zifencei_zihpm_smaia_smstateen_ssaia_sstc_svadu_svinval_svnapot_svpbmt"
+)
+STARTED, STOPPED, SUSPENDED = "started", "stopped", "suspended"  # SBI §9, hart states
 
 
 def _address(function: str) -> int:
@@ -34,16 +42,22 @@ def address_of(shared: Shared, offset: int = 0) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(shared.map)) + offset
 
 
+UNDECODED_BYTES = 4096 * 4
+
+
 class DecodedCode:
     """What is known of the code in guest RAM, by physical page; pages cost memory once they are executed.
 
-    ``decoded`` has a word per parcel, ``copy`` the bytes it was made from, ``generation`` when that was last checked.
+    ``decoded`` has a word per parcel, ``copy`` the bytes it was made from, ``generation`` when that was last checked;
+    ``undecoded`` is one page of words that stay empty.
     """
 
     def __init__(self, ram_size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE: almost all of it stays untouched
-        self._maps = [mmap.mmap(-1, size, flags=flags) for size in (ram_size * 4, ram_size, ram_size // 512)]
+        sizes = (ram_size * 4 + UNDECODED_BYTES, ram_size, ram_size // 512)
+        self._maps = [mmap.mmap(-1, size, flags=flags) for size in sizes]
         self.decoded, self.copy, self.generation = (ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in self._maps)
+        self.undecoded = self.decoded + ram_size * 4
 
 
 class Hart:
@@ -56,6 +70,9 @@ class Hart:
         self.x = np.zeros(33, np.int64)
         self.f = np.zeros(32, np.int64)
         self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
+        self.condition = STARTED
+        self.fences: list[tuple[Hart, int]] = []  # posts that must be seen before this hart goes on
+        self.wake_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._memory = GuestMemory(ram, ram_base)
         self._code = DecodedCode(ram.size)
         self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
@@ -72,6 +89,7 @@ class Hart:
             "DEC_HOST": self._code.decoded,
             "COPY_HOST": self._code.copy,
             "PAGE_GENERATION_HOST": self._code.generation,
+            "UNDECODED_HOST": self._code.undecoded,
             "GENERATION": 1,
             "TLB_HOST": int(self._tlb.ctypes.data),
             "CROSSING_HOST": int(self._crossings.ctypes.data),
@@ -82,11 +100,28 @@ class Hart:
             "TIMESPEC_HOST": int(self._timespec.ctypes.data),
             "ONE_HOST": int(self._one.ctypes.data),
             "CLOCK_OFFSET_HOST": address_of(clock.shared, ClockPage.offset_ns.offset),  # type: ignore[attr-defined]
+            "CLOCK_RUNNING_HOST": address_of(clock.shared, ClockPage.running.offset),  # type: ignore[attr-defined]
+            "CLOCK_STOPPED_HOST": address_of(clock.shared, ClockPage.stopped_at_ns.offset),  # type: ignore[attr-defined]
+            "SELF_HOST": int(self.state.ctypes.data),
+            "WAKE_FD": self.wake_event,
+            "IMSIC_S_BASE": mm.IMSIC_S.base,
+            "IMSIC_M_BASE": mm.IMSIC_M.base,
             "BUDGET": NO_BUDGET,
             "MHARTID": index,
         }.items():
             self[name] = value
+        self.connect([self])
         self.reset()
+
+    def connect(self, harts: Iterable[Hart]) -> None:
+        """Tell the hart of all harts, itself included, in the order of their numbers."""
+        self._peers = np.array([hart["SELF_HOST"] for hart in harts], np.int64)
+        self["HARTS"] = len(self._peers)
+        self["HARTS_HOST"] = int(self._peers.ctypes.data)
+
+    def close(self) -> None:
+        """Release what the hart holds of the host."""
+        os.close(self.wake_event)
 
     def __getitem__(self, slot: str) -> int:
         return int(self.state[_SLOT[slot]])
@@ -106,11 +141,13 @@ class Hart:
         self["PRIV"] = st.M
         self["RESERVATION"] = -1
         self["STIMECMP"] = self["MTIMECMP"] = -1  # unsigned: the end of time
-        for name in ("EXIT", "MMIO_DONE", "TIMER_DUE", "LINES", "REMAINING"):
+        for name in ("EXIT", "MMIO_DONE", "TIMER_DUE", "LINES", "REMAINING", "PMP_OPEN"):
             self[name] = 0
-        self["GENERATION"] += 1
-        self._tlb[:] = -1
-        self._crossings[:] = -1
+        for name in st.POSTED:
+            if name != "WANTED":  # posts are counted for ever, so that nobody waits for a number that is gone
+                self[name] = 0
+        self["SEEN"] = self["COLLECTED"] = self["WANTED"]
+        self.flush_translations()
 
     def enter_supervisor(self, pc: int, a0: int, a1: int) -> None:
         """Set what firmware hands over to an S-mode payload: traps delegated, counters and timer open."""
@@ -118,20 +155,30 @@ class Hart:
         self["PC"] = pc
         self["MEDELEG"] = 0xB1FF
         self["MIDELEG"] = 0x222
-        self["MCOUNTEREN"] = self["SCOUNTEREN"] = 7
-        self["MENVCFG"] = -(1 << 63) | 1 << 61  # STCE and ADUE
+        self["MCOUNTEREN"] = self["SCOUNTEREN"] = COUNTERS
+        self["MENVCFG"] = MENVCFG_MASK & ~1
+        self["MSTATEEN0"] = STATEEN0_MASK
+        for place in (1, 2, 3):
+            self[f"MSTATEEN{place}"] = -(1 << 63)
+        self["PMPADDR0"], self["PMPCFG0"], self["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1  # all memory to everybody
         self["BUILTIN_SBI"] = 1
         self.x[10], self.x[11] = a0, a1
 
-    def set_windows(self, rows: list[list[int]]) -> None:
-        """Replace the windows that compiled code serves by itself."""
-        table = np.zeros((max(1, len(rows)), st.WINDOW_WORDS), np.int64)
+    def set_windows(self, rows: list[list[int]]) -> Any:
+        """Replace the windows that compiled code serves by itself.
+
+        Returns the old table, which has to live until no hart can be reading it. The new one is no shorter: a hart
+        may pair its address with the old count.
+        """
+        old = self._windows
+        table = np.zeros((max(len(old), len(rows)), st.WINDOW_WORDS), np.int64)
         for index, row in enumerate(rows):
             table[index, : len(row)] = row
         self["WINDOWS"] = 0
         self._windows = table
         self["WINDOWS_HOST"] = int(table.ctypes.data)
         self["WINDOWS"] = len(rows)
+        return old
 
     def run(self) -> int:
         """Execute until something needs Python; return why (``EXIT_*``)."""
@@ -144,19 +191,21 @@ class Hart:
     def translate(self, va: int) -> int | None:
         """Return the physical address that ``va`` has for an observer, whatever the permissions; ``None`` if none.
 
-        For debuggers: walks Sv39 in Python, changes nothing.
+        For debuggers: walks the tables in Python, changes nothing.
         """
         satp = self["SATP"] & (1 << 64) - 1
         va &= (1 << 64) - 1
         if satp >> 60 == 0 or self["PRIV"] == st.M:
             return va
         table = (satp & 0xFFF_FFFF_FFFF) << 12
-        for level in (2, 1, 0):
+        for level in reversed(range((satp >> 60) - 5)):
             pte = self._memory.load(table + (va >> 12 + 9 * level & 511) * 8, 8)
             if pte is None or not pte & 1:
                 return None
             below = (1 << 12 + 9 * level) - 1
             if pte & 0xA:
+                if pte >> 63:  # Svnapot: 64 KiB
+                    pte, below = pte & ~(15 << 10), 0xFFFF
                 return ((pte >> 10 & 0xFFF_FFFF_FFFF) << 12) & ~below | va & below
             table = (pte >> 10 & 0xFFF_FFFF_FFFF) << 12
         return None
@@ -181,13 +230,36 @@ class Hart:
         """Tell whether WFI would return now."""
         return bool(self.engine.pending(self.state) & self["MIE"])
 
+    # what any thread may call
+
+    def stop(self) -> None:
+        """Have the hart come out of compiled code."""
+        self["STOP_REQUEST"] = 1
+
+    def wake(self) -> None:
+        """End the hart's sleep."""
+        with suppress(BlockingIOError):  # a counter that is full wakes as well
+            os.eventfd_write(self.wake_event, 1)
+
+    def post(self, slot: str, bits: int) -> int:
+        """Leave bits in a ``POSTED_*`` slot; return the number that ``has_seen`` takes."""
+        target, write, one = self["SELF_HOST"], self["WRITE_FUNCTION"], self["ONE_HOST"]
+        return int(self.engine.post(target, _SLOT[slot], bits - (1 << 64) if bits >= 1 << 63 else bits, write, one))
+
+    def has_seen(self, number: int) -> bool:
+        """Tell whether the hart executes nothing any more that began before the post of this number."""
+        return self["SEEN"] >= number or not self["RUNNING"]
+
     def set_external(self, file: str, identity: int) -> None:
-        """Make ``identity`` pending in the interrupt file ``SI`` or ``MI``; only from this hart's own thread."""
+        """Make ``identity`` pending in the interrupt file ``SI`` or ``MI``."""
         if 0 < identity < 256:
-            slot = _SLOT[f"{file}_EIP0"] + (identity >> 6)
-            bit = 1 << (identity & 63)
-            value = (int(self.state[slot]) & (1 << 64) - 1) | bit
-            self.state[slot] = value - (1 << 64) if value >= 1 << 63 else value
+            self.post(f"POSTED_{file}{identity >> 6}", 1 << (identity & 63))
+
+    def set_line(self, interrupt: int, level: int) -> None:
+        """Set the level of the wire for one interrupt of ``mip``; under the machine's lock."""
+        bit = 1 << interrupt
+        self["LINES"] = self["LINES"] | bit if level else self["LINES"] & ~bit
+        self.post("POSTED_MIP", 0)
 
     def registers(self) -> dict[str, int]:
         """Return all registers by ABI name, as unsigned numbers."""

@@ -1,7 +1,8 @@
-"""The machine: memory, devices of the CPU process, PCIe root, harts, and the loop that serves them.
+"""The machine: memory, harts, their threads, and the loop that serves them.
 
-Every device in this process, the PCIe root and the hart's Python side run on the hart's thread. Other threads hand
-work over: ``do`` queues a function, ``console_input`` bytes; both wake the hart.
+Each hart has a thread. Compiled code runs outside any lock; whatever a hart needs of Python is served under the
+machine's lock (docs/decisions/0006). Other threads hand work over: ``do`` runs a function while all harts stand still,
+``console_input`` leaves bytes.
 """
 
 from __future__ import annotations
@@ -21,20 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from cpu_proc import memory_map as mm
+from cpu_proc.board import Board, Wiring
 from cpu_proc.boot import loader
 from cpu_proc.boot.fdt import flatten
 from cpu_proc.boot.sbi import Sbi
 from cpu_proc.boot.tree import Description, build
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine import state as st
-from cpu_proc.hart import NO_BUDGET, Hart
-from cpu_proc.pcie.root import MemoryWindow, Root
-from cpu_proc.platform.aclint import Aclint
-from cpu_proc.platform.aia import Aplic, Imsic
-from cpu_proc.platform.mmio import AddressSpace
-from cpu_proc.platform.power import Power
-from cpu_proc.platform.rtc import Rtc
-from cpu_proc.platform.uart import Uart
+from cpu_proc.gate import Gate
+from cpu_proc.hart import NO_BUDGET, STARTED, STOPPED, Hart
+from protocol.errors import BusvmError
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory, Shared, full_fence
 
@@ -57,7 +54,7 @@ class BootConfig:
 
 @dataclass
 class Events:
-    """What the machine tells its owner; each is called on the hart's thread."""
+    """What the machine tells its owner; each is called on a hart's thread."""
 
     console: Callable[[bytes], None]
     state: Callable[[str, str], None]
@@ -68,7 +65,7 @@ class Machine:
     """One VM's machine. ``start`` begins execution; the owner watches ``Events.state`` for ``off``."""
 
     def __init__(
-        self, engine: Any, ram: Shared, irq: IrqPage, clock: GuestClock, boot: BootConfig, events: Events
+        self, engine: Any, ram: Shared, irq: IrqPage, clock: GuestClock, boot: BootConfig, events: Events, cpus: int = 1
     ) -> None:
         self.ram = ram
         self.memory = GuestMemory(ram, mm.DRAM_BASE)
@@ -81,53 +78,42 @@ class Machine:
         self.blob = b""
         self.first_instruction_ns = 0
         self.irq_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.harts = [Hart(0, engine, ram, mm.DRAM_BASE, irq, clock.page)]
+        self.harts = [Hart(index, engine, ram, mm.DRAM_BASE, irq, clock.page) for index in range(cpus)]
+        for hart in self.harts:
+            hart.connect(self.harts)
+        self.gate = Gate(self.harts)
         self.sbi = Sbi(self)
-        self._commands: deque[Callable[[], None]] = deque()
+        self._watching = threading.Lock()  # held by the sleeping hart that waits for the devices' interrupts
         self._input: deque[bytes] = deque()
-        self._thread: threading.Thread | None = None
-        self._paused = False
+        self._threads: list[threading.Thread] = []
+        self._running = 0  # threads
         self._reset_wanted = False
-        self._ended = False
-        self._build()
-
-    def _build(self) -> None:
-        self.space = space = AddressSpace()
-        hart = self.harts[0]
-        hart["IMSIC_PRESENT"] = 1
-        self.aplic = Aplic(self._send_message)
-        self.uart = Uart(lambda b: self.events.console(bytes([b])), lambda v: self.aplic.set_line(mm.UART0_IRQ, v))
-        self.rtc = Rtc(lambda v: self.aplic.set_line(mm.RTC_IRQ, v))
-        high = mm.pcie_high(self.ram.size)
-        self.root = Root(space, self.irq, [mm.PCIE_MMIO, high], self.aplic.set_line, self._set_windows)
-        space.add(mm.UART0, self.uart, "uart0")
-        space.add(mm.PCIE_ECAM, self.root, "pcie-ecam")
-        space.add(mm.PCIE_MMIO, MemoryWindow(self.root, mm.PCIE_MMIO.base), "pcie-mmio")
-        space.add(high, MemoryWindow(self.root, high.base), "pcie-mmio-high")
-        space.add(mm.TEST, Power(self.power_off, self.request_reset), "test")
-        space.add(mm.RTC, self.rtc, "rtc")
-        space.add(mm.CLINT, Aclint(self.harts, self.clock.ticks, self.clock.set_ticks), "clint")
-        space.add(mm.APLIC_S, self.aplic, "aplic-s")
-        space.add(mm.IMSIC_S, Imsic(self.harts, "SI"), "imsic-s")
-        space.add(mm.IMSIC_M, Imsic(self.harts, "MI"), "imsic-m")
-
-    def _send_message(self, hart: int, identity: int) -> None:
-        if hart < len(self.harts):  # a target that does not exist is dropped, as on a bus
-            self.harts[hart].set_external("SI", identity)
+        self._serving: Hart | None = None
+        wiring = Wiring(self.events.console, self.power_off, self.request_reset, self._set_windows)
+        self.board = Board(self.harts, ram.size, irq, clock, wiring)
 
     def _set_windows(self, rows: list[list[int]]) -> None:
-        for hart in self.harts:
-            hart.set_windows(rows)
+        old = [hart.set_windows(rows) for hart in self.harts]
+        self.gate.settle(self._serving)  # another hart may be reading the old ones
+        del old
 
     # what other threads call
 
     def start(self) -> None:
         """Begin to execute what ``load_guest`` has placed; returns at once."""
-        self._thread = threading.Thread(target=self._run, name="hart0", daemon=True)
-        self._thread.start()
+        self.clock.start()
+        self._set_state(RUNNING, "")
+        self.first_instruction_ns = time.monotonic_ns()
+        self._running = len(self.harts)
+        self._threads = [
+            threading.Thread(target=self._run, args=(hart,), name=f"hart{hart.index}", daemon=True)
+            for hart in self.harts
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def do(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run ``work`` on the hart's thread between two instructions."""
+        """Run ``work`` between two instructions, while all harts stand still."""
         future: Future[Any] = Future()
 
         def command() -> None:
@@ -136,50 +122,50 @@ class Machine:
             except Exception as error:
                 future.set_exception(error)
 
-        if self._thread is None or self._ended:
-            command()
-            return future
-        self._commands.append(command)
-        self.harts[0]["STOP_REQUEST"] = 1
-        self.wake()
+        self.gate.work.append(command)
+        if self._running:
+            self.gate.call_in()
+        if not self._running:  # no harts that could: not yet, or no more
+            self._rest()
         return future
+
+    def _rest(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self.gate.work.popleft()()
 
     def console_input(self, data: bytes) -> None:
         """Give bytes to the UART."""
         self._input.append(data)
         self.irq.shared.u8[IrqPage.LOOK] = 1
-        self.wake()
-
-    def wake(self) -> None:
-        """Wake a sleeping hart."""
         with suppress(BlockingIOError):
             os.eventfd_write(self.irq_event, 1)
 
     def pause(self) -> None:
-        """Stop between two instructions, and stop time (on the hart's thread, through ``do``)."""
+        """Stop between two instructions, and stop time (through ``do``)."""
         if self.state in (RUNNING, STALLED):
-            self._paused = True
+            self.gate.held = True
             self.clock.stop()
             self._set_state(PAUSED, "on request")
 
     def resume(self) -> None:
-        """Go on."""
-        if self._paused:
-            self._paused = False
+        """Go on (through ``do``)."""
+        if self.gate.held:
+            self.gate.held = False
             self.clock.start()
             self._set_state(RUNNING, "")
 
     def power_off(self, status: int) -> None:
         """End with this exit status."""
-        self.exit_status = status
-        self._ended = True
-        self.harts[0]["STOP_REQUEST"] = 1
+        if not self.gate.ended:
+            self.exit_status = status
+            self.gate.end()
 
     def quit(self, status: int) -> None:
-        """End from another thread, even while the hart waits for a device."""
-        for function in self.root.functions.values():
+        """End from another thread, even while a hart waits for a device."""
+        for function in self.board.root.functions.values():
             function.close()
-        if self._thread is None:
+        if not self._threads:
             self.power_off(status)
             self._set_state(OFF, "on request")
             return
@@ -187,24 +173,27 @@ class Machine:
 
     def request_reset(self) -> None:
         """Reset before the next instruction."""
-        self._reset_wanted = True
-        self.harts[0]["STOP_REQUEST"] = 1
+        if not self._reset_wanted:
+            self._reset_wanted = True
+            self.do(self._reset)
 
     def join(self) -> None:
-        """Wait for the hart's thread to end."""
-        if self._thread is not None:
-            self._thread.join()
+        """Wait for the harts' threads to end."""
+        for thread in self._threads:
+            thread.join()
 
     def stalled(self, device: str | None) -> None:
-        """Note that a device does not answer; guest time stands still meanwhile."""
+        """Note that a device does not answer; guest time stands still meanwhile, and all harts."""
         if device is not None:
+            if self._serving is not None:
+                self.gate.drive_out(self._serving)
             self.clock.stop()
             self._set_state(STALLED, f"{device} does not answer")
         elif self.state == STALLED:
             self.clock.start()
             self._set_state(RUNNING, "")
 
-    # what SBI calls, on the hart's thread
+    # what SBI calls, with the lock held
 
     def console_write(self, data: bytes) -> None:
         """Print."""
@@ -243,104 +232,133 @@ class Machine:
         self.blob = flatten(build(Description(len(self.harts), self.ram.size, boot.cmdline, initrd)))
         tree = loader.place_tree(self.ram, self.blob)
         for hart in self.harts:
-            hart.enter_supervisor(kernel.entry, hart.index, tree)
+            hart.condition = STOPPED
+        boot_hart = self.harts[0]
+        boot_hart.enter_supervisor(kernel.entry, boot_hart.index, tree)
+        boot_hart.condition = STARTED
 
     def _reset(self) -> None:
         """Cold reset: all devices, all harts, guest loaded anew."""
         self._reset_wanted = False
-        for function in self.root.functions.values():
-            function.barrier("reset")
-            function.last_words = []
-        for function in self.root.functions.values():
-            self.root.add(function)
-        self.aplic.reset()
-        self.uart.reset()
-        self.rtc.reset()
-        for hart in self.harts:
-            hart.reset()
-        self.load_guest()
+        try:
+            self.board.reset()
+            for hart in self.harts:
+                hart.reset()
+            self.load_guest()
+        except (BusvmError, OSError):
+            logger.exception("the guest cannot be loaded again")
+            self.power_off(70)  # EX_SOFTWARE
         self.events.reset()
 
-    # the hart's thread
+    # the harts' threads
 
-    def _run(self) -> None:
-        hart = self.harts[0]
-        self.clock.start()
-        self._set_state(RUNNING, "")
-        self.first_instruction_ns = time.monotonic_ns()
+    def _run(self, hart: Hart) -> None:
         try:
-            while not self._ended:
-                # a hart that never sleeps comes back now and then while the alarm is set
-                hart["BUDGET"] = _ALARM_BUDGET if self.rtc.armed else NO_BUDGET
-                self._serve(hart, hart.run())
+            while not self.gate.ended:
+                if hart["STOP_REQUEST"]:
+                    self.gate.park(hart)
+                elif hart.condition == STARTED:
+                    # a hart that never sleeps comes back now and then while the alarm is set
+                    hart["BUDGET"] = _ALARM_BUDGET if self.board.rtc.armed else NO_BUDGET
+                    self._serve(hart, hart.run())
+                else:
+                    self._sleep(hart)
         except Exception:
-            logger.exception("the CPU process failed at pc=%#x", hart["PC"])
-            self.exit_status = 70  # EX_SOFTWARE: our own fault, said with a traceback in the log
-        self.clock.stop()
-        self._set_state(OFF, f"exit status {self.exit_status}")
+            logger.exception("the CPU process failed on hart %d at pc=%#x", hart.index, hart["PC"])
+            self.power_off(70)  # EX_SOFTWARE: our own fault, said with a traceback in the log
+        with self.gate.lock:
+            self._running -= 1
+            last = self._running == 0
+        if last:
+            self.clock.stop()
+            self._set_state(OFF, f"exit status {self.exit_status}")
+            self._rest()
 
     def _serve(self, hart: Hart, reason: int) -> None:
-        if reason == st.EXIT_MMIO:
-            self._mmio(hart)
-        elif reason == st.EXIT_SBI:
-            self.sbi.call(hart)
-        elif reason == st.EXIT_LOOK:
-            self._look()
-        elif reason == st.EXIT_WFI:
+        if reason == st.EXIT_WFI:
             self._sleep(hart)
-        elif reason == st.EXIT_BUDGET:
-            self.rtc.tick()
-        if hart["STOP_REQUEST"]:
-            self._stop(hart)
+            return
+        if reason == st.EXIT_STOP:
+            return
+        with self.gate.lock:
+            self._serving = hart
+            try:
+                if reason == st.EXIT_MMIO:
+                    self._mmio(hart)
+                elif reason == st.EXIT_SBI:
+                    self.sbi.call(hart)
+                elif reason == st.EXIT_LOOK:
+                    self._look()
+                elif reason == st.EXIT_BUDGET:
+                    self.board.rtc.tick()
+            finally:
+                self._serving = None
+        if hart.fences:
+            self.gate.await_fences(hart)
 
     def _mmio(self, hart: Hart) -> None:
         address, size = hart["MMIO_ADDRESS"] & _NEVER, hart["MMIO_SIZE"]
+        space = self.board.space
         if hart["MMIO_WRITE"]:
-            self.space.write(address, size, hart["MMIO_VALUE"])
+            found = space.write(address, size, hart["MMIO_VALUE"])
         else:
-            hart["MMIO_VALUE"] = self.space.read(address, size)
-        hart["MMIO_DONE"] = 1
+            value = space.read(address, size)
+            found = value is not None
+            hart["MMIO_VALUE"] = value or 0
+        hart["MMIO_DONE"] = st.MMIO_SERVED if found else st.MMIO_REFUSED
 
     def _look(self) -> None:
-        """Serve what devices and other threads left for the hart."""
+        """Serve what devices and other threads left for the harts."""
         self.irq.shared.u8[IrqPage.LOOK] = 0
         full_fence()  # the clear must be visible before the words are read (DESIGN §6)
-        self.root.scan()
+        self.board.root.scan()
         while self._input:
-            self.uart.receive(self._input.popleft())
+            self.board.uart.receive(self._input.popleft())
 
     def _sleep(self, hart: Hart) -> None:
-        """Wait for an interrupt."""
-        while not hart["STOP_REQUEST"]:
-            with suppress(BlockingIOError):
-                os.eventfd_read(self.irq_event)
-            if self.irq.shared.u8[IrqPage.LOOK]:
+        """Wait for what ends the hart's sleep: an interrupt, or, while it is stopped, its start.
+
+        One sleeping hart watches for the devices' interrupts; harts that run see the ``look`` byte by themselves.
+        """
+        watching = self._watching.acquire(blocking=False)
+        waits = [hart.wake_event, self.irq_event] if watching else [hart.wake_event]
+        was = hart.condition
+        hart["SLEEPING"] = 1
+        full_fence()  # whoever posts sees that we sleep, or we see the post
+        try:
+            while not hart["STOP_REQUEST"]:
+                for fd in waits:
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                if watching:
+                    self._watch(hart)
+                if was == STOPPED:
+                    if hart.condition != STOPPED:
+                        return
+                elif hart.pending_enabled():
+                    hart.condition = STARTED
+                    return
+                select.select(waits, [], [], self._until_timer(hart))
+        finally:
+            hart["SLEEPING"] = 0
+            if watching:
+                self._watching.release()
+
+    def _watch(self, hart: Hart) -> None:
+        if self.irq.shared.u8[IrqPage.LOOK] or self.board.rtc.armed:
+            with self.gate.lock:
+                self._serving = hart
                 self._look()
-            self.rtc.tick()
-            if hart.pending_enabled():
-                return
-            select.select([self.irq_event], [], [], self._until_timer(hart))
+                self.board.rtc.tick()
+                self._serving = None
 
     def _until_timer(self, hart: Hart) -> float:
+        alarm = self.board.rtc.next_alarm_s()
+        wait = _LONGEST_SLEEP_S if alarm is None else min(alarm, _LONGEST_SLEEP_S)
+        if hart.condition == STOPPED:
+            return wait
         due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
-        wait = max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9
-        alarm = self.rtc.next_alarm_s()
-        return min(wait, _LONGEST_SLEEP_S, _LONGEST_SLEEP_S if alarm is None else alarm)
-
-    def _stop(self, hart: Hart) -> None:
-        """Run queued commands; stay here while paused."""
-        while not self._ended:
-            hart["STOP_REQUEST"] = 0
-            while self._commands:
-                self._commands.popleft()()
-            if self._reset_wanted and not self._ended:
-                self._reset()
-            if not self._paused:
-                break
-            with suppress(BlockingIOError):
-                os.eventfd_read(self.irq_event)
-            if not self._commands:
-                select.select([self.irq_event], [], [], _LONGEST_SLEEP_S)
+        return min(wait, max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9)
 
     def _set_state(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason
@@ -348,8 +366,10 @@ class Machine:
 
     def close(self) -> None:
         """Release what the machine holds of the host, after ``join``."""
-        for function in self.root.functions.values():
+        for function in self.board.root.functions.values():
             function.release()
+        for hart in self.harts:
+            hart.close()
         os.close(self.irq_event)
 
 

@@ -114,7 +114,7 @@ def _environment() -> dict[str, str]:
 
 def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
-    argv += ["--memory", str(config.memory), "--kernel", str(config.kernel or guest)]
+    argv += ["--memory", str(config.memory), "--cpus", str(config.cpus), "--kernel", str(config.kernel or guest)]
     if config.initrd:
         argv += ["--initrd", str(config.initrd)]
     if config.cmdline:

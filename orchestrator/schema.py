@@ -17,6 +17,7 @@ SLOTS = 31  # devices on PCI bus 0: slot 0 is the host bridge
 MIB = 1 << 20
 MEMORY_LEAST = 32 * MIB
 MEMORY_STEP = 2 * MIB
+CPUS_MOST = 64
 
 RESERVED_IDS = frozenset({"bus", "cpu", "console", "machine", "orchestrator"})  # names of other processes' logs
 PYTHON_PREFIX = "python:"
@@ -84,7 +85,7 @@ KEYS = (
         default=256 * MIB,
         least=MEMORY_LEAST,
     ),
-    Key("vm", "cpus", Kind.COUNT, "Number of harts; only 1 so far.", default=1, least=1, most=1),
+    Key("vm", "cpus", Kind.COUNT, "Number of harts.", default=1, least=1, most=CPUS_MOST),
     Key(
         "vm",
         "interrupts",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from cpu_proc.hart import Hart
+from cpu_proc.engine import state as st
+from cpu_proc.hart import STARTED, STOPPED, SUSPENDED, Hart
 
 BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN = 0x10, 0x54494D45, 0x735049, 0x52464E43, 0x48534D, 0x53525354, 0x4442434E
 SUCCESS, FAILED, NOT_SUPPORTED, INVALID_PARAM, DENIED, INVALID_ADDRESS = 0, -1, -2, -3, -4, -5
@@ -26,10 +27,17 @@ _CONSOLE_MAX = 4096
 Result = tuple[int, int]
 
 
+_HSM_STATES = {STARTED: 0, STOPPED: 1, SUSPENDED: 4}
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
 def _answer(hart: Hart, a0: int, a1: int) -> None:
     """Set a0 and a1, given as unsigned or small negative numbers."""
     for register, value in ((10, a0), (11, a1)):
-        hart.x[register] = value - (1 << 64) if value >= 1 << 63 else value
+        hart.x[register] = _signed(value)
 
 
 class Platform(Protocol):
@@ -48,8 +56,6 @@ class Platform(Protocol):
     def power_off(self, status: int) -> None: ...
 
     def request_reset(self) -> None: ...
-
-    def wake(self) -> None: ...
 
 
 class Sbi:
@@ -110,8 +116,7 @@ class Sbi:
         if chosen is None:
             return INVALID_PARAM, 0
         for target in chosen:
-            target["MIP"] = target["MIP"] | _SSIP
-        self._platform.wake()
+            target.post("POSTED_MIP", _SSIP)
         return SUCCESS, 0
 
     def _rfence(self, hart: Hart, function: int, a: list[int]) -> Result:
@@ -120,28 +125,47 @@ class Sbi:
         chosen = self._chosen(a[0], a[1])
         if chosen is None:
             return INVALID_PARAM, 0
+        flush = st.FLUSH_CODE if function == 0 else st.FLUSH_TRANSLATIONS
         for target in chosen:
-            target.flush_translations()
+            hart.fences.append((target, target.post("POSTED_FLUSH", flush)))
         return SUCCESS, 0
 
     def _hsm(self, hart: Hart, function: int, a: list[int]) -> Result | None:
         harts = self._platform.harts
-        if function == 0:  # hart_start
-            return (ALREADY_AVAILABLE, 0) if a[0] < len(harts) else (INVALID_PARAM, 0)
-        if function == 1:  # hart_stop: the last running hart cannot
-            return FAILED, 0
+        if function == 3:
+            return self._suspend(hart, a)
+        if function == 1:  # hart_stop
+            hart.condition = STOPPED
+            return None
+        if function not in (0, 2):
+            return NOT_SUPPORTED, 0
+        if a[0] >= len(harts):
+            return INVALID_PARAM, 0
+        target = harts[a[0]]
         if function == 2:  # hart_get_status
-            return (SUCCESS, 0) if a[0] < len(harts) else (INVALID_PARAM, 0)
-        if function == 3:  # hart_suspend: default retentive is a WFI; non-retentive resumes at the given address
-            if a[0] & 0x7FFF_FFFF != 0:
-                return INVALID_PARAM, 0
-            if a[0] == 0x8000_0000:
-                hart["PC"], hart["SATP"], hart["MSTATUS"] = a[1], 0, hart["MSTATUS"] & ~_SIE
-                hart.flush_translations()
-                _answer(hart, hart.index, a[2])
-                return None  # the hart starts anew (§9.4): nothing returns to the caller
+            return SUCCESS, _HSM_STATES[target.condition]
+        if target.condition != STOPPED:
+            return ALREADY_AVAILABLE, 0
+        if self._platform.ram_read(a[1], 2) is None:
+            return INVALID_ADDRESS, 0
+        target.reset()
+        target.enter_supervisor(a[1], target.index, _signed(a[2]))
+        target.condition = STARTED
+        target.wake()
+        return SUCCESS, 0
+
+    def _suspend(self, hart: Hart, a: list[int]) -> Result | None:
+        """Serve hart_suspend: default retentive is a WFI, default non-retentive resumes at the given address."""
+        kind = a[0] & 0xFFFF_FFFF
+        if kind & 0x7FFF_FFFF != 0:
+            return INVALID_PARAM, 0
+        hart.condition = SUSPENDED
+        if kind == 0:
             return SUCCESS, 0
-        return NOT_SUPPORTED, 0
+        hart["PC"], hart["SATP"], hart["MSTATUS"] = a[1], 0, hart["MSTATUS"] & ~_SIE
+        hart.flush_translations()
+        _answer(hart, hart.index, a[2])
+        return None  # the hart starts anew (§9.4): nothing returns to the caller
 
     def _srst(self, hart: Hart, function: int, a: list[int]) -> Result:
         if function != 0:

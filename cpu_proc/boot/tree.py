@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cpu_proc import memory_map as mm
 from cpu_proc.boot.fdt import Node, cells64
+from cpu_proc.engine.state import CACHE_BLOCK
 from cpu_proc.hart import ISA
 
 _S_EXTERNAL, _M_SOFTWARE, _M_TIMER = 9, 3, 7
@@ -77,7 +78,9 @@ def _cpus(root: Node, vm: Description, handles: _Handles) -> list[int]:
             riscv__isa=ISA,
             riscv__isa_base="rv64i",
             riscv__isa_extensions=extensions,
-            mmu_type="riscv,sv39",
+            mmu_type="riscv,sv57",
+            riscv__cbom_block_size=CACHE_BLOCK,
+            riscv__cboz_block_size=CACHE_BLOCK,
             phandle=cpu_handle,
         )
         intc = cpu.child(

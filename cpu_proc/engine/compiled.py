@@ -65,10 +65,12 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     # one call with a budget of nothing compiles everything that `run` reaches
     vector = np.zeros(st.SIZE, np.int64)
     look = np.zeros(8, np.uint8)
-    vector[st.SLOTS["LOOK_HOST"]] = look.ctypes.data
+    vector[st.SLOTS["LOOK_HOST"]] = vector[st.SLOTS["CLOCK_RUNNING_HOST"]] = look.ctypes.data
+    vector[st.SLOTS["CLOCK_STOPPED_HOST"]] = look.ctypes.data
     module.run(vector, 0, 0)
     module.decode(0)
     module.pending.compile((numba.types.int64[::1],))
+    module.post.compile((numba.types.int64,) * 5)
     if fresh:
         (folder / "complete").touch()
     return module

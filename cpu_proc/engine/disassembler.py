@@ -13,10 +13,10 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64i,
     rv64m,
 )
-from cpu_proc.isa.csr import CSRS
+from cpu_proc.isa.csr import numbers
 from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction
 
-_CSR_NAMES = {row.number: row.name for row in CSRS}
+_CSR_NAMES = {number: name for name, number in numbers().items()}
 _BY_NAME = {row.name: row for row in TABLE.instructions}
 _ROUNDING = (", rne", ", rtz", ", rdn", ", rup", ", rmm", ", 5", ", 6", "")  # 7 is the dynamic mode: not said
 _ORDERING = ("", ".rl", ".aq", ".aqrl")

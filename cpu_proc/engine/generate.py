@@ -23,8 +23,9 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64fd,
     rv64i,
     rv64m,
+    zicbo,
 )
-from cpu_proc.isa.csr import CSRS
+from cpu_proc.isa.csr import CSRS, Csr
 from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, Kind, extraction
 
 ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
@@ -217,11 +218,34 @@ def _signed(value: int) -> int:
 
 
 def _csr_read() -> str:
-    rows = [
-        (f"number == {row.number:#x}", [f"return {row.read}(S)" if row.read else f"return S[{row.slot}]"])
-        for row in CSRS
-    ]
+    rows = []
+    for row in CSRS:
+        place = _place(row)
+        body = f"return {row.read}(S{place and ', ' + place})" if row.read else f"return S[{_slot(row)}]"
+        rows.append((_numbers(row), [*_stateen(row), body]))
     return _chain(rows, 1)
+
+
+def _numbers(row: Csr) -> str:
+    """Return the test for the register number to be of ``row``."""
+    if row.count == 1:
+        return f"number == {row.number:#x}"
+    return f"number >= {row.number:#x} and number < {row.number + row.count:#x}"
+
+
+def _place(row: Csr) -> str:
+    """Return the expression for the place among the registers of a row, or nothing if it is one register."""
+    return "" if row.count == 1 else f"number - {row.number:#x}"
+
+
+def _slot(row: Csr) -> str:
+    return row.slot if row.count == 1 else f"{row.slot} + {_place(row)}"
+
+
+def _stateen(row: Csr) -> list[str]:
+    if not row.stateen:
+        return []
+    return [f"if S[PRIV] != 3 and S[MSTATEEN0] & {_signed(row.stateen)} == 0:", "    return illegal(S)"]
 
 
 def _csr_write() -> str:
@@ -229,12 +253,13 @@ def _csr_write() -> str:
     for row in CSRS:
         if row.number >> 10 == 3:
             continue
+        place = _place(row)
         if row.write:
-            body = [f"return {row.write}(S, value)"]
+            body = [f"return {row.write}(S, {place and place + ', '}value)"]
         else:
-            mask = _signed(row.mask)
-            body = [f"S[{row.slot}] = (S[{row.slot}] & {~mask}) | (value & {mask})", "return 0"]
-        rows.append((f"number == {row.number:#x}", body))
+            mask, slot = _signed(row.mask), _slot(row)
+            body = [f"S[{slot}] = (S[{slot}] & {~mask}) | (value & {mask})", "return 0"]
+        rows.append((_numbers(row), _stateen(row) + body))
     return _chain(rows, 1)
 
 
@@ -292,11 +317,14 @@ from cpu_proc.engine.jit import entry, jit
 from cpu_proc.engine import softfloat as sf
 from cpu_proc.engine.float_format import TOP
 from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
-from cpu_proc.engine.mmu import compare_with_copy, fetch_page, fetch_word
-from cpu_proc.engine.mmu import host_for_atomic, load_slow, store_slow, tlb_mode
+from cpu_proc.engine.access import host_for_atomic, load_slow, store_slow
+from cpu_proc.engine.blocks import sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
+from cpu_proc.engine.code import compare_with_copy, fetch_page, fetch_word
+from cpu_proc.engine.posts import post
 from cpu_proc.engine.native import *
 from cpu_proc.engine.registers import *
 from cpu_proc.engine.system import *
+from cpu_proc.engine.tlb import obey, tlb_mode
 from cpu_proc.engine.traps import *
 '''
 
@@ -390,10 +418,12 @@ def fetch_decoded(S, pc, decoded):
         return 0
     S[DECODES] += 1
     w = decode(i)
+    if decoded == S[UNDECODED_HOST]:
+        return w
     if pc & 0xFFF != 0xFFE or i & 3 != 3:
         compare_with_copy(S, decoded, pc & 0xFFF, i)
         store_64(decoded + ((pc & 0xFFF) << 2), w)
-    elif S[PRIV] != 3:  # M mode has another address space with the same key
+    elif S[PRIV] != 3 and S[CROSSING_KEPT]:  # M mode has another address space with the same key
         store_64(crossing, key)
         store_64(crossing + 8, w)
     return w
@@ -401,9 +431,20 @@ def fetch_decoded(S, pc, decoded):
 
 @entry
 def run(S, X, F):
+    S[RUNNING] = 1
+    fence(0)  # whoever posts sees that we run, or we see the post
+    loop(S, X, F)
+    fence(0)
+    S[RUNNING] = 0
+
+
+@jit
+def loop(S, X, F):
     while True:
         # a device access that Python has served belongs to the next instruction: nothing may come between
-        if S[MMIO_DONE] == 0:
+        again = S[MMIO_DONE]
+        if again == 0:
+            obey(S)
             if S[STOP_REQUEST]:
                 S[EXIT] = {st.EXIT_STOP}
                 return
@@ -414,7 +455,7 @@ def run(S, X, F):
                 S[EXIT] = {st.EXIT_BUDGET}
                 return
             take_interrupt(S)
-        n = min({SLICE}, S[BUDGET])
+        n = 1 if again else min({SLICE}, S[BUDGET])
         S[BUDGET] -= n
         S[INSTRET] += n
         pc = S[PC]
@@ -471,6 +512,8 @@ def run(S, X, F):
                 break
             pc += {LENGTH}
         S[REMAINING] = 0
+        if again:
+            S[MMIO_DONE] = 0  # the instruction may have found other memory in the place of the device
         S[INSTRET] -= n
         S[BUDGET] += n
         if S[EXIT] == 0:

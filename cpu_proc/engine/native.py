@@ -90,6 +90,13 @@ def _cas(bits: int) -> Any:
 
 
 cas_32, cas_64 = _cas(32), _cas(64)  # (address, expected, new) -> old, sign-extended
+
+
+def _rmw(operation: str) -> Any:
+    return _native(2, lambda b, a: b.atomic_rmw(operation, _pointer(b, a[0], 64), a[1], "seq_cst"))
+
+
+atomic_or, atomic_add, atomic_swap = _rmw("or"), _rmw("add"), _rmw("xchg")  # (address, operand) -> old
 fence = _native(1, lambda b, _a: b.fence("seq_cst"), void=True)  # the argument is ignored
 
 ult = _native(2, lambda b, a: b.zext(b.icmp_unsigned("<", a[0], a[1]), _I64))

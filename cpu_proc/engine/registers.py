@@ -6,8 +6,8 @@ illegal-instruction exception where the register is out of reach (RISC-V privile
 
 from __future__ import annotations
 
-from cpu_proc.engine import mmu
 from cpu_proc.engine import state as st
+from cpu_proc.engine import pmp, tlb
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.traps import (
     FS,
@@ -28,7 +28,10 @@ from cpu_proc.isa.csr import MSTATUS_MASK, S_INTERRUPTS, SSTATUS_MASK, SSTATUS_V
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
-SATP_MASK = -(1 << 63) | 0xFFF_FFFF_FFFF  # mode 0 or 8, no address-space identifiers, 44 bits of PPN
+SATP_MASK = -(1 << 60) | 0xFFF_FFFF_FFFF  # no address-space identifiers, 44 bits of PPN
+
+
+CYCLE, INSTRET = 1, 4  # bits of mcountinhibit
 
 
 @jit
@@ -38,6 +41,16 @@ def read_zero(S):
 
 @jit
 def write_nothing(S, value):
+    return 0
+
+
+@jit
+def read_nothing(S, place):
+    return 0
+
+
+@jit
+def write_none(S, place, value):
     return 0
 
 
@@ -104,26 +117,47 @@ def retired(S):
 
 @jit
 def read_minstret(S):
-    return retired(S) - 1
+    if S[st.MCOUNTINHIBIT] & INSTRET:
+        return S[st.MINSTRET_BASE]
+    return retired(S) - 1 + S[st.MINSTRET_BASE]
 
 
 @jit
 def write_minstret(S, value):
-    """The next instruction reads what was written (privileged §3.1.11); mcycle goes on as it was."""
-    S[st.CYCLE_BASE] += retired(S) - value
-    S[st.INSTRET] = value + S[st.REMAINING]
+    """The next instruction reads what was written (privileged §3.1.11)."""
+    S[st.MINSTRET_BASE] = value if S[st.MCOUNTINHIBIT] & INSTRET else value - retired(S)
     return 0
 
 
 @jit
 def read_mcycle(S):
-    return read_minstret(S) + S[st.CYCLE_BASE]
+    if S[st.MCOUNTINHIBIT] & CYCLE:
+        return S[st.MCYCLE_BASE]
+    return retired(S) - 1 + S[st.MCYCLE_BASE]
 
 
 @jit
 def write_mcycle(S, value):
-    S[st.CYCLE_BASE] = value - retired(S)
+    S[st.MCYCLE_BASE] = value if S[st.MCOUNTINHIBIT] & CYCLE else value - retired(S)
     return 0
+
+
+@jit
+def write_mcountinhibit(S, value):
+    """Stop or go on with mcycle and minstret: while one stands, its base slot holds the value itself (§3.1.12)."""
+    changed = (S[st.MCOUNTINHIBIT] ^ value) & (CYCLE | INSTRET)
+    cycles, instructions = read_mcycle(S) + 1, read_minstret(S) + 1
+    S[st.MCOUNTINHIBIT] ^= changed
+    if changed & CYCLE:
+        write_mcycle(S, cycles)
+    if changed & INSTRET:
+        write_minstret(S, instructions)
+    return 0
+
+
+@jit
+def read_hpmcounter(S, place):
+    return 0 if counter_allowed(S, 3 + place) else illegal(S)
 
 
 @jit
@@ -159,8 +193,8 @@ def write_mstatus(S, value):
     if value >> MPP_SHIFT & 3 == 2:  # WARL: there is no hypervisor
         value &= ~(3 << MPP_SHIFT)
     value = kept | (value & MSTATUS_MASK)
-    if (S[st.MSTATUS] ^ value) & mmu.MSTATUS_MXR:
-        mmu.flush_tlb(S)
+    if (S[st.MSTATUS] ^ value) & tlb.MSTATUS_MXR:
+        tlb.flush_tlb(S)
     S[st.MSTATUS] = value
     return 1
 
@@ -174,9 +208,9 @@ def read_sstatus(S):
 def write_sstatus(S, value):
     changed = (S[st.MSTATUS] ^ value) & SSTATUS_MASK
     S[st.MSTATUS] ^= changed
-    if changed & (mmu.MSTATUS_MXR):
-        mmu.flush_tlb(S)
-    return 1 if changed & (mmu.MSTATUS_MXR | mmu.MSTATUS_SUM) or (changed & SIE and value & SIE) else 0
+    if changed & (tlb.MSTATUS_MXR):
+        tlb.flush_tlb(S)
+    return 1 if changed & (tlb.MSTATUS_MXR | tlb.MSTATUS_SUM) or (changed & SIE and value & SIE) else 0
 
 
 @jit
@@ -220,6 +254,40 @@ def write_sip(S, value):
 
 
 @jit
+def read_mvip(S):
+    """With mvien zero, mvip is another view of the software bits of mip (AIA §5.3)."""
+    return S[st.MIP] & (SSIP | SEIP | (0 if S[st.MENVCFG] & STCE else STIP))
+
+
+@jit
+def read_sstateen(S, place):
+    """Nothing of U mode's is controlled here; whether S mode may look is (Smstateen §2)."""
+    if S[st.PRIV] != st.M and S[st.MSTATEEN0 + place] >= 0:
+        return illegal(S)
+    return 0
+
+
+@jit
+def write_sstateen(S, place, value):
+    return read_sstateen(S, place) & 0
+
+
+@jit
+def write_pmpcfg0(S, value):
+    return pmp.write_config(S, 0, value)
+
+
+@jit
+def write_pmpcfg2(S, value):
+    return pmp.write_config(S, 1, value)
+
+
+@jit
+def write_pmpaddr(S, place, value):
+    return pmp.write_address(S, place, value)
+
+
+@jit
 def timer_allowed(S):
     return S[st.PRIV] == st.M or (S[st.MENVCFG] & STCE != 0 and S[st.MCOUNTEREN] & 2 != 0)
 
@@ -252,9 +320,9 @@ def write_satp(S, value):
     if S[st.PRIV] == st.S and S[st.MSTATUS] & TVM:
         return illegal(S)
     mode = value >> 60 & 15
-    if mode in (0, 8):  # an unsupported mode leaves satp as it is (§10.1.11)
+    if mode in (0, 8, 9, 10):  # an unsupported mode leaves satp as it is (§12.1.11)
         S[st.SATP] = value & SATP_MASK
-        mmu.flush_tlb(S)
+        tlb.flush_tlb(S)
     return 1
 
 

@@ -6,8 +6,9 @@ when ``S[PC]`` and the translation mode were changed, 2 when ``S[EXIT]`` says wh
 
 from __future__ import annotations
 
-from cpu_proc.engine import mmu
+from cpu_proc.engine import tlb
 from cpu_proc.engine import state as st
+from cpu_proc.engine.access import host_for_atomic
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import cas_32, cas_64, fence, load_i32, load_i64, store_64
 from cpu_proc.engine.traps import (
@@ -54,7 +55,7 @@ def sys_fence(S):
 @jit
 def sys_fence_i(S, w):
     S[st.GENERATION] += 1
-    mmu.flush_fetches(S)
+    tlb.flush_fetches(S)
     return reload(S, w)
 
 
@@ -64,13 +65,13 @@ def sys_ecall(S, w):
         S[st.PC] = next_pc(S, w)
         S[st.EXIT] = st.EXIT_SBI
         return 2
-    mmu.fault(S, 8 + S[st.PRIV], 0)
+    tlb.fault(S, 8 + S[st.PRIV], 0)
     return 2
 
 
 @jit
 def sys_ebreak(S):
-    mmu.fault(S, 3, S[st.PC])
+    tlb.fault(S, 3, S[st.PC])
     return 2
 
 
@@ -120,17 +121,22 @@ def sys_sfence_vma(S, X, w):
     if S[st.PRIV] == st.U or (S[st.PRIV] == st.S and S[st.MSTATUS] & TVM):
         return illegal(S)
     va = load_i64(X + (w >> 13 & 0xF8))
-    if w >> 16 & 31 and mmu.in_superpage(S, va) == 0:
-        mmu.flush_page(S, va)
+    if w >> 16 & 31 and tlb.in_superpage(S, va) == 0:
+        tlb.flush_page(S, va)
     else:  # a superpage has entries for each of its pages
-        mmu.flush_tlb(S)
+        tlb.flush_tlb(S)
     return reload(S, w)
+
+
+@jit
+def sys_sfence_inval(S):
+    return illegal(S) if S[st.PRIV] == st.U else 0
 
 
 @jit
 def sys_lr(S, X, w, size):
     va = load_i64(X + (w >> 13 & 0xF8))
-    host = mmu.host_for_atomic(S, va, size, mmu.LOAD)
+    host = host_for_atomic(S, va, size, tlb.LOAD)
     if host == 0:
         return 2
     value = load_i32(host) if size == 4 else load_i64(host)
@@ -145,7 +151,7 @@ def sys_lr(S, X, w, size):
 def sys_sc(S, X, w, size):
     va = load_i64(X + (w >> 13 & 0xF8))
     value = load_i64(X + (w >> 18 & 0xF8))
-    host = mmu.host_for_atomic(S, va, size, mmu.STORE)
+    host = host_for_atomic(S, va, size, tlb.STORE)
     if host == 0:
         return 2
     failed = 1

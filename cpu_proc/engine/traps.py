@@ -5,10 +5,12 @@ Guest time is read here too, because half of what is pending depends on it.
 
 from __future__ import annotations
 
-from cpu_proc.engine import mmu
 from cpu_proc.engine import state as st
+from cpu_proc.engine.code import fetch_word
 from cpu_proc.engine.jit import entry, jit
-from cpu_proc.engine.native import call_2, ctz, load_i64, udiv, ult
+from cpu_proc.engine.native import call_2, ctz, load_i32, load_i64, udiv, ult
+from cpu_proc.engine.posts import collect
+from cpu_proc.engine.tlb import fault
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -23,6 +25,10 @@ CLOCK_MONOTONIC = 1
 @jit
 def now(S):
     """Return guest time in ticks."""
+    if S[st.ICOUNT]:
+        return udiv(S[st.INSTRET] - S[st.REMAINING] + S[st.ICOUNT_BASE], st.ICOUNT_PER_TICK)
+    if load_i32(S[st.CLOCK_RUNNING_HOST]) == 0:
+        return udiv(load_i64(S[st.CLOCK_STOPPED_HOST]), st.TICK_NS)
     call_2(S[st.CLOCK_FUNCTION], CLOCK_MONOTONIC, S[st.TIMESPEC_HOST])
     ns = load_i64(S[st.TIMESPEC_HOST]) * 1_000_000_000 + load_i64(S[st.TIMESPEC_HOST] + 8)
     return udiv(ns - load_i64(S[st.CLOCK_OFFSET_HOST]), st.TICK_NS)
@@ -31,8 +37,8 @@ def now(S):
 @jit
 def illegal(S):
     """Raise an illegal-instruction exception; tval is the instruction."""
-    word = mmu.fetch_word(S, S[st.PC])
-    mmu.fault(S, 2, word if word >= 0 else 0)
+    word = fetch_word(S, S[st.PC])
+    fault(S, 2, word if word >= 0 else 0)
     return 2
 
 
@@ -62,6 +68,7 @@ def known_pending(S):
 @entry
 def pending(S):
     """Return mip now."""
+    collect(S)
     time = now(S)
     due = 0
     if S[st.MENVCFG] & STCE and not ult(time, S[st.STIMECMP]):

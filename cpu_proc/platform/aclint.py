@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cpu_proc.hart import Hart
 
-_MSIP = 1 << 3
+_MSIP = 3
 MTIMECMP, MTIME = 0x4000, 0xBFF8
 
 
@@ -22,7 +22,7 @@ class Aclint:
         """Read msip (4 bytes), mtimecmp or mtime (4 or 8)."""
         if offset < MTIMECMP:
             hart = self._hart(offset >> 2)
-            return int(bool(hart and hart["LINES"] & _MSIP)) if size == 4 else 0
+            return int(bool(hart and hart["LINES"] >> _MSIP & 1)) if size == 4 else 0
         word = self._wide(offset & ~7)
         return word >> (8 * (offset & 7)) & ((1 << 8 * size) - 1) if size >= 4 else 0
 
@@ -33,7 +33,7 @@ class Aclint:
         if offset < MTIMECMP:
             hart = self._hart(offset >> 2)
             if hart and size == 4:
-                hart["LINES"] = hart["LINES"] & ~_MSIP | (_MSIP if value & 1 else 0)
+                hart.set_line(_MSIP, value & 1)
             return
         aligned = offset & ~7
         if size == 4:
@@ -44,7 +44,7 @@ class Aclint:
             self._set_ticks(value)
         elif hart:
             hart["MTIMECMP"] = value
-            hart["TIMER_DUE"] = hart["TIMER_DUE"] & ~(1 << 7)
+            hart.post("POSTED_MIP", 0)  # a sleeping hart reckons anew when it wakes
 
     def _wide(self, aligned: int) -> int:
         if aligned == MTIME:

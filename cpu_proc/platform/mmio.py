@@ -25,7 +25,7 @@ class Mmio(Protocol):
 
 
 class AddressSpace:
-    """Finds the device for a physical address; nothing there reads as all ones and drops writes."""
+    """Finds the device for a physical address; where none is, an access faults."""
 
     def __init__(self) -> None:
         self._regions: list[tuple[Region, Mmio, str]] = []
@@ -42,21 +42,22 @@ class AddressSpace:
                 return region, device
         return None
 
-    def read(self, address: int, size: int) -> int:
-        """Load ``size`` bytes."""
+    def read(self, address: int, size: int) -> int | None:
+        """Load ``size`` bytes; ``None`` where nothing is."""
         found = self.find(address)
         if found is None:
             self.unassigned += 1
-            return (1 << (8 * size)) - 1
+            return None
         return found[1].read(address - found[0].base, size) & ((1 << (8 * size)) - 1)
 
-    def write(self, address: int, size: int, value: int) -> None:
-        """Store ``size`` bytes."""
+    def write(self, address: int, size: int, value: int) -> bool:
+        """Store ``size`` bytes; tell whether anything is there."""
         found = self.find(address)
         if found is None:
             self.unassigned += 1
-            return
+            return False
         found[1].write(address - found[0].base, size, value & ((1 << (8 * size)) - 1))
+        return True
 
     def regions(self) -> list[tuple[int, int, str]]:
         """Return (base, size, name) of everything, by address."""

@@ -10,7 +10,7 @@ from typing import Any
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine import compiled
 from cpu_proc.hart import Hart
-from cpu_proc.isa.csr import CSRS
+from cpu_proc.isa.csr import STATEEN0_MASK, numbers
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import Shared
 
@@ -47,9 +47,7 @@ class Bench:
         self.clock = GuestClock(ClockPage(anonymous(ClockPage.SIZE)))
         self.clock.start()
         self.hart = Hart(0, engine(), self.ram, RAM, self.irq, self.clock.page)
-        self.hart["IMSIC_PRESENT"] = 1
-        self.hart["PC"] = RAM
-        self._next_table = 0
+        self._ready()
 
     def reset(self) -> None:
         """Forget everything: registers, memory, decoded code."""
@@ -58,8 +56,13 @@ class Bench:
         self.hart.reset()
         for name in ("BUILTIN_SBI", "STOP_REQUEST"):
             self.hart[name] = 0
+        self._ready()
+
+    def _ready(self) -> None:
         self.hart["IMSIC_PRESENT"] = 1
         self.hart["PC"] = RAM
+        self.hart["PMPADDR0"], self.hart["PMPCFG0"], self.hart["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
+        self.hart["MSTATEEN0"] = STATEEN0_MASK
         self._next_table = 0
 
     # memory
@@ -154,6 +157,7 @@ class Bench:
 
     def close(self) -> None:
         """Give the memory back; the hart keeps addresses into it, so nothing runs after this."""
+        self.hart.close()
         for shared in (self.ram, self.irq.shared, self.clock.page.shared):
             shared.close()
 
@@ -221,7 +225,7 @@ def store(width: str, rs2: int, rs1: int, imm: int = 0) -> int:
     return s_type(0x23, _WIDTHS[width], rs1, rs2, imm)
 
 
-_CSR_NUMBERS = {row.name: row.number for row in CSRS}
+_CSR_NUMBERS = numbers()
 
 
 def _csr(funct3: int, csr: str | int, rd: int, rs1: int) -> int:

@@ -1,0 +1,247 @@
+"""Every load, store and atomic that misses the fast path, and what it may find there.
+
+Three outcomes of a slow access: done; a trap (``S[EXIT]`` = trap, cause and tval set); or a stop in which Python serves
+the device (``S[EXIT]`` = mmio). After the latter the instruction runs again, alone, and finds its answer in
+``S[MMIO_DONE]``, so that no instruction needs a second half.
+"""
+
+from __future__ import annotations
+
+from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import jit
+from cpu_proc.engine.native import (
+    call_3,
+    load_i8,
+    load_i16,
+    load_i32,
+    load_i64,
+    load_u8,
+    store_8,
+    store_16,
+    store_32,
+    store_64,
+)
+from cpu_proc.engine.pmp import permitted, uniform
+from cpu_proc.engine.posts import post_message
+from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, effective_privilege, fault, fill, in_ram, tlb_mode
+from cpu_proc.engine.walk import translate
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
+
+
+@jit
+def checked(S, va, size, access):
+    """Return the physical address for an access within one page, or NOWHERE after recording a fault."""
+    pa = translate(S, va, access)
+    if S[st.EXIT] == 0 and not permitted(S, pa, size, access, effective_privilege(S, access)):
+        return fault(S, ACCESS_FAULT[access], va)
+    return pa
+
+
+@jit
+def keep(S, va, pa, access):
+    """Enter the translation into the TLB, unless the page has parts of different protection."""
+    if uniform(S, pa & -4096):
+        fill(S, va, pa, access)
+
+
+@jit
+def peek(host, size):
+    if size == 8:
+        return load_i64(host)
+    if size == 4:
+        return load_i32(host)
+    if size == 2:
+        return load_i16(host)
+    return load_i8(host)
+
+
+@jit
+def poke(host, size, value):
+    if size == 8:
+        store_64(host, value)
+    elif size == 4:
+        store_32(host, value)
+    elif size == 2:
+        store_16(host, value)
+    else:
+        store_8(host, value)
+
+
+@jit
+def load_slow(S, va, size):
+    """Load ``size`` bytes, sign-extended; look at ``S[EXIT]`` afterwards."""
+    if (va & 0xFFF) + size > 4096:
+        return load_split(S, va, size)
+    pa = checked(S, va, size, LOAD)
+    if S[st.EXIT] != 0:
+        return 0
+    if in_ram(S, pa, size):
+        keep(S, va, pa, LOAD)
+        return peek(S[st.RAM_HOST] + pa - S[st.RAM_BASE], size)
+    value = device_load(S, va, pa, size)
+    bits = 64 - size * 8
+    return (value << bits) >> bits
+
+
+@jit
+def load_split(S, va, size):
+    """Load across a page boundary byte by byte; both pages must be RAM."""
+    value = 0
+    for i in range(size):
+        pa = checked(S, va + i, 1, LOAD)
+        if S[st.EXIT] != 0:
+            S[st.TVAL] = va + i
+            return 0
+        if not in_ram(S, pa, 1):
+            fault(S, ACCESS_FAULT[LOAD], va)
+            return 0
+        value |= load_u8(S[st.RAM_HOST] + pa - S[st.RAM_BASE]) << (8 * i)
+    bits = 64 - size * 8
+    return (value << bits) >> bits
+
+
+@jit
+def store_slow(S, va, size, value):
+    """Store ``size`` bytes; look at ``S[EXIT]`` afterwards."""
+    if (va & 0xFFF) + size > 4096:
+        store_split(S, va, size, value)
+        return
+    pa = checked(S, va, size, STORE)
+    if S[st.EXIT] != 0:
+        return
+    if in_ram(S, pa, size):
+        keep(S, va, pa, STORE)
+        poke(S[st.RAM_HOST] + pa - S[st.RAM_BASE], size, value)
+        return
+    device_store(S, va, pa, size, value)
+
+
+@jit
+def store_split(S, va, size, value):
+    """Store across a page boundary; both pages are checked before the first byte changes."""
+    boundary = (va | 0xFFF) + 1
+    first = checked(S, va, boundary - va, STORE)
+    if S[st.EXIT] != 0:
+        return
+    second = checked(S, boundary, va + size - boundary, STORE)
+    if S[st.EXIT] != 0:
+        return
+    if not in_ram(S, first, 1) or not in_ram(S, second, 1):
+        fault(S, ACCESS_FAULT[STORE], va)
+        return
+    for i in range(size):
+        at = first + i if va + i < boundary else second + (va + i - boundary)
+        store_8(S[st.RAM_HOST] + at - S[st.RAM_BASE], value >> (8 * i))
+
+
+@jit
+def window_of(S, pa, size):
+    """Return the host address of the window row that holds ``[pa, pa+size)``, or 0."""
+    row = S[st.WINDOWS_HOST]
+    for _ in range(S[st.WINDOWS]):
+        offset = pa - load_i64(row + st.W_BASE * 8)
+        if offset >= 0 and offset <= load_i64(row + st.W_SIZE * 8) - size:
+            return row
+        row += st.WINDOW_WORDS * 8
+    return 0
+
+
+@jit
+def device_load(S, va, pa, size):
+    """Load from a device: out of its page where that is allowed, else by a stop for Python."""
+    if S[st.MMIO_DONE] == st.MMIO_REFUSED:
+        return fault(S, ACCESS_FAULT[LOAD], va)
+    if S[st.MMIO_DONE]:
+        return S[st.MMIO_VALUE]
+    if pa & (size - 1):
+        return fault(S, ACCESS_FAULT[LOAD], va)
+    row = window_of(S, pa, size)
+    if row:
+        offset = pa - load_i64(row + st.W_BASE * 8)
+        kinds = load_i64(row + st.W_KINDS * 8)
+        from_page = 1
+        if kinds:  # without kinds it is plain memory
+            for i in range(size):
+                if load_u8(kinds + offset + i) & 15 != 1:
+                    from_page = 0
+        # a page-served read waits for posted writes: what is behind goes the long way, which flushes (DESIGN §7)
+        if from_page and load_i64(load_i64(row + st.W_POSTED * 8)) == load_i64(load_i64(row + st.W_PROCESSED * 8)):
+            S[st.PAGE_SERVED] += 1
+            return peek(load_i64(row + st.W_IMAGE * 8) + offset, size)
+    S[st.MMIO_ADDRESS] = pa
+    S[st.MMIO_SIZE] = size
+    S[st.MMIO_WRITE] = 0
+    S[st.TVAL] = va
+    S[st.EXIT] = st.EXIT_MMIO
+    return 0
+
+
+@jit
+def message(S, pa, identity):
+    """Deliver a store to the first register of an interrupt file, seteipnum_le; tell whether it was one."""
+    here, file = pa - S[st.IMSIC_S_BASE], st.POSTED_SI0
+    if here < 0 or here >= S[st.HARTS] << 12:
+        here, file = pa - S[st.IMSIC_M_BASE], st.POSTED_MI0
+        if here < 0 or here >= S[st.HARTS] << 12:
+            return False
+    post_message(S, here >> 12, file, identity)
+    return True
+
+
+@jit
+def device_store(S, va, pa, size, value):
+    """Store to a device: plain storage and doorbells here, everything else by a stop for Python."""
+    if S[st.MMIO_DONE] == st.MMIO_REFUSED:
+        fault(S, ACCESS_FAULT[STORE], va)
+    if S[st.MMIO_DONE]:
+        return
+    if pa & (size - 1):
+        fault(S, ACCESS_FAULT[STORE], va)
+        return
+    if size == 4 and pa & 0xFFF == 0 and S[st.IMSIC_PRESENT] and message(S, pa, value & 0xFFFFFFFF):
+        return
+    row = window_of(S, pa, size)
+    if row and load_i64(row + st.W_STORES * 8):
+        offset = pa - load_i64(row + st.W_BASE * 8)
+        kinds = load_i64(row + st.W_KINDS * 8) + offset
+        write = load_u8(kinds) >> 4
+        if load_u8(kinds + size - 1) >> 4 == write:
+            if write == 1:
+                poke(load_i64(row + st.W_IMAGE * 8) + offset, size, value)
+                return
+            if write == 2:
+                bell = offset - load_i64(row + st.W_DOORBELL_OFFSET * 8)
+                stride = load_i64(row + st.W_DOORBELL_STRIDE * 8)
+                if stride > 0 and bell >= 0 and bell < stride * load_i64(row + st.W_DOORBELLS * 8):
+                    fd = load_i32(load_i64(row + st.W_DOORBELL_FDS * 8) + (bell // stride) * 4)
+                    call_3(S[st.WRITE_FUNCTION], fd, S[st.ONE_HOST], 8)
+                    S[st.DOORBELLS] += 1
+                    return
+    S[st.MMIO_ADDRESS] = pa
+    S[st.MMIO_SIZE] = size
+    S[st.MMIO_VALUE] = value
+    S[st.MMIO_WRITE] = 1
+    S[st.TVAL] = va
+    S[st.EXIT] = st.EXIT_MMIO
+
+
+@jit
+def host_for_atomic(S, va, size, access):
+    """Return the host address for an AMO or SC (``STORE``) or an LR (``LOAD``), or 0 after recording a trap."""
+    if va & (size - 1):
+        fault(S, 6 if access == STORE else 4, va)  # address misaligned
+        return 0
+    page = va & -4096
+    part = st.TLB_LOADS if access == LOAD else st.TLB_STORES
+    slot = S[st.TLB_HOST] + (part + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * 2) * 8
+    if load_i64(slot) == page:
+        return va + load_i64(slot + 8)
+    pa = checked(S, va, size, access)
+    if S[st.EXIT] != 0:
+        return 0
+    if not in_ram(S, pa, size):
+        fault(S, ACCESS_FAULT[access], va)
+        return 0
+    keep(S, va, pa, access)
+    return S[st.RAM_HOST] + pa - S[st.RAM_BASE]
