@@ -100,4 +100,3 @@ _nap = threading.Event()
 
 def _yield() -> None:
     _nap.wait(_YIELD_S)
-

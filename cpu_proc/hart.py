@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cpu_proc.engine import state as st
 from cpu_proc import memory_map as mm
+from cpu_proc.engine import state as st
 from cpu_proc.isa import abi
 from cpu_proc.isa.csr import COUNTERS, MENVCFG_MASK, STATEEN0_MASK
 from protocol.layout import ClockPage, IrqPage
@@ -27,9 +27,7 @@ _SLOT = st.SLOTS
 NO_BUDGET = (1 << 63) - 1  # instructions until `run` comes back by itself: none
 
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
-ISA = (
-    "rv64imafdc_zicbom_zicboz_zicntr_zicsr_zifencei_zihpm_smaia_smstateen_ssaia_sstc_svadu_svinval_svnapot_svpbmt"
-)
+ISA = "rv64imafdc_zicbom_zicboz_zicntr_zicsr_zifencei_zihpm_smaia_smstateen_ssaia_sstc_svadu_svinval_svnapot_svpbmt"
 STARTED, STOPPED, SUSPENDED = "started", "stopped", "suspended"  # SBI §9, hart states
 
 

@@ -6,8 +6,8 @@ illegal-instruction exception where the register is out of reach (RISC-V privile
 
 from __future__ import annotations
 
-from cpu_proc.engine import state as st
 from cpu_proc.engine import pmp, tlb
+from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.traps import (
     FS,

@@ -6,8 +6,8 @@ when ``S[PC]`` and the translation mode were changed, 2 when ``S[EXIT]`` says wh
 
 from __future__ import annotations
 
-from cpu_proc.engine import tlb
 from cpu_proc.engine import state as st
+from cpu_proc.engine import tlb
 from cpu_proc.engine.access import host_for_atomic
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import cas_32, cas_64, fence, load_i32, load_i64, store_64

@@ -61,9 +61,13 @@ class Bench:
     def _ready(self) -> None:
         self.hart["IMSIC_PRESENT"] = 1
         self.hart["PC"] = RAM
-        self.hart["PMPADDR0"], self.hart["PMPCFG0"], self.hart["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
+        self.open_memory()
         self.hart["MSTATEEN0"] = STATEEN0_MASK
         self._next_table = 0
+
+    def open_memory(self) -> None:
+        """Let S and U mode reach all memory, as firmware does."""
+        self.hart["PMPADDR0"], self.hart["PMPCFG0"], self.hart["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
 
     # memory
 

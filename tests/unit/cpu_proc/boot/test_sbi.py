@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 
 from cpu_proc.boot import sbi
 from cpu_proc.boot.sbi import BASE, DBCN, HSM, IPI, RFENCE, SRST, TIME, Sbi
+from cpu_proc.hart import STARTED, STOPPED
 from tests.unit.cpu_proc.harness import (
     BUDGET,
     ECALL,
@@ -64,9 +65,6 @@ class Machine:
     def request_reset(self) -> None:
         """Note it."""
         self.events.append("reset")
-
-    def wake(self) -> None:
-        """Nobody sleeps."""
 
     def call(self, extension: int, function: int, *arguments: int) -> tuple[int, int]:
         """Call as a guest does, by an ecall; return (error, value), unsigned."""
@@ -135,6 +133,7 @@ def test_timer(machine: Machine) -> None:
 @pytest.mark.parametrize(("mask", "base"), [(1, 0), (0, MASK), (MASK, MASK), (0, 0)])
 def test_interrupt_to_harts_that_exist(machine: Machine, mask: int, base: int) -> None:
     assert machine.call(IPI, 0, mask, base) == S_OK
+    machine.bench.hart.pending_enabled()  # collects what was posted
     assert machine.bench["MIP"] == (2 if mask & 1 or base == MASK else 0)
 
 
@@ -146,7 +145,7 @@ def test_mask_of_harts_that_do_not_exist(machine: Machine, extension: int, mask:
 
 
 @pytest.mark.parametrize("function", [0, 1, 2])
-def test_remote_fence_forgets_translations_and_code(machine: Machine, function: int) -> None:
+def test_remote_fence_forgets_translations(machine: Machine, function: int) -> None:
     bench = machine.bench
     bench.map(RAM, RAM, RWX)
     entry = bench.map(0x4000_0000, RAM + 0x8000, RWX)
@@ -154,14 +153,15 @@ def test_remote_fence_forgets_translations_and_code(machine: Machine, function: 
     bench.store(RAM + 0x9000, 2)
     bench["PRIV"] = S_MODE
     bench.set_x(5, 0x4000_0000)
-    bench.run([load("d", 6, 5)])
+    bench.run([load("d", 6, 5)], at=RAM + 0x100)
     bench.store(entry, (RAM + 0x9000) >> 12 << 10 | RWX)
     assert machine.call(RFENCE, function, 1, 0, 0, MASK) == S_OK
-    bench.words(RAM, load("d", 6, 5))
-    bench["PC"] = RAM
+    bench["PC"] = RAM + 0x100
     bench.set_x(5, 0x4000_0000)
     bench.step()
     assert bench.x(6) == 2
+    _, number = bench.hart.fences.pop()
+    assert bench.hart.has_seen(number)
 
 
 @pytest.mark.parametrize("function", [3, 4, 5, 6])
@@ -174,7 +174,12 @@ def test_hart_states(machine: Machine) -> None:
     assert machine.call(HSM, 2, 1) == (INVALID, 0)
     assert machine.call(HSM, 0, 0)[0] == sbi.ALREADY_AVAILABLE & MASK
     assert machine.call(HSM, 0, 1) == (INVALID, 0)
-    assert machine.call(HSM, 1)[0] == sbi.FAILED & MASK
+    machine.call(HSM, 1)
+    assert machine.bench.hart.condition == STOPPED
+    assert machine.call(HSM, 2, 0) == (0, 1)
+    assert machine.call(HSM, 0, 0, 0x1000, 0)[0] == sbi.INVALID_ADDRESS & MASK
+    assert machine.call(HSM, 0, 0, RAM + 0x200, 0x77) == S_OK
+    assert (machine.bench.hart.condition, machine.bench["PC"]) == (STARTED, RAM + 0x200)
 
 
 def test_retentive_suspend_returns(machine: Machine) -> None:

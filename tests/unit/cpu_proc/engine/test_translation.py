@@ -80,7 +80,7 @@ def outcome(bench: Bench, word: int) -> int:
         (V | W | A | D, S_MODE, 0, LOAD, STORE),
         (V | W | X | A | D, S_MODE, MXR, LOAD, STORE),
         (V, S_MODE, 0, LOAD, STORE),  # a pointer at the last level
-        (V | R | W | A | D | 1 << 63, S_MODE, 0, LOAD, STORE),  # Svnapot
+        (V | R | W | A | D | 1 << 63 | 9 << 10, S_MODE, 0, LOAD, STORE),  # no size of Svnapot
         (V | R | W | A | D | 1 << 61, S_MODE, 0, LOAD, STORE),  # Svpbmt
         (V | R | W | A | D | 1 << 54, S_MODE, 0, LOAD, STORE),  # reserved
         (V | R | W | A | D | 3 << 8, S_MODE, 0, 0, 0),  # RSW is software's

@@ -75,6 +75,7 @@ class Plant:
     @property
     def delivered(self) -> list[int]:
         """Return the identities pending in the hart's interrupt file, and clear them."""
+        self.bench.hart.pending_enabled()  # collects what was posted
         found = []
         for word in range(4):
             bits = self.bench[f"SI_EIP{word}"]

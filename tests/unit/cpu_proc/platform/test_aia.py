@@ -229,6 +229,7 @@ def test_any_access_is_answered(todo: list[tuple[int, int, int | None]]) -> None
 def test_written_identity_becomes_pending(bench: Bench, offset: int, size: int, value: int, pending: set[int]) -> None:
     imsic = Imsic([bench.hart], "SI")
     imsic.write(offset, size, value)
+    bench.hart.pending_enabled()  # collects what was posted
     found = {64 * word + bit for word in range(4) for bit in range(64) if bench[f"SI_EIP{word}"] >> bit & 1}
     assert found == pending
     assert imsic.read(offset, size) == 0
@@ -236,4 +237,5 @@ def test_written_identity_becomes_pending(bench: Bench, offset: int, size: int, 
 
 def test_files_of_both_levels_are_apart(bench: Bench) -> None:
     Imsic([bench.hart], "MI").write(0, 4, 63)
+    bench.hart.pending_enabled()
     assert (bench["MI_EIP0"], bench["SI_EIP0"]) == (1 << 63, 0)
