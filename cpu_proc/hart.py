@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -24,6 +25,7 @@ from protocol.memory import GuestMemory, Shared
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SLOT = st.SLOTS
+LONGEST_SLEEP_NS = 1_000_000_000  # then the hart comes back to Python, which looks at what has no other clock
 NO_BUDGET = (1 << 63) - 1  # instructions until `run` comes back by itself: none
 
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
@@ -76,6 +78,10 @@ class Hart:
         self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
         self._crossings = np.full(st.CROSSINGS * 2, -1, np.int64)
         self._timespec = np.zeros(2, np.int64)
+        self._timeout = np.zeros(2, np.int64)
+        self._pollfds = np.zeros((2, 2), np.int32)  # struct pollfd: fd, then events and revents
+        self._pollfds[:, 1] = select.POLLIN
+        self._watch = np.zeros(1, np.int64)
         self._one = np.ones(1, np.int64)
         self._windows = np.zeros((1, st.WINDOW_WORDS), np.int64)
         self._x_host = int(self.x.ctypes.data)
@@ -93,7 +99,9 @@ class Hart:
             "CROSSING_HOST": int(self._crossings.ctypes.data),
             "LOOK_HOST": address_of(irq.shared, IrqPage.LOOK),
             "CLOCK_FUNCTION": _address("clock_gettime"),
+            "READ_FUNCTION": _address("read"),
             "WRITE_FUNCTION": _address("write"),
+            "PPOLL_FUNCTION": _address("ppoll"),
             "MEMCMP_FUNCTION": _address("memcmp"),
             "TIMESPEC_HOST": int(self._timespec.ctypes.data),
             "ONE_HOST": int(self._one.ctypes.data),
@@ -102,17 +110,27 @@ class Hart:
             "CLOCK_STOPPED_HOST": address_of(clock.shared, ClockPage.stopped_at_ns.offset),  # type: ignore[attr-defined]
             "SELF_HOST": int(self.state.ctypes.data),
             "WAKE_FD": self.wake_event,
+            "TIMEOUT_HOST": int(self._timeout.ctypes.data),
+            "POLLFDS_HOST": int(self._pollfds.ctypes.data),
+            "SLEEP_NS": LONGEST_SLEEP_NS,
             "IMSIC_S_BASE": mm.IMSIC_S.base,
             "IMSIC_M_BASE": mm.IMSIC_M.base,
             "BUDGET": NO_BUDGET,
             "MHARTID": index,
         }.items():
             self[name] = value
-        self.connect([self])
+        self.connect([self], self._watch, -1)
         self.reset()
 
-    def connect(self, harts: Iterable[Hart]) -> None:
-        """Tell the hart of all harts, itself included, in the order of their numbers."""
+    def connect(self, harts: Iterable[Hart], watch: Any, irq_event: int) -> None:
+        """Tell the hart of all harts, itself included, in the order of their numbers.
+
+        The sleeping hart that finds ``watch`` zero and sets it is the one that waits for ``irq_event`` too.
+        """
+        self._watch = watch
+        self["WATCH_HOST"] = int(watch.ctypes.data)
+        self["IRQ_FD"] = irq_event
+        self._pollfds[0, 0], self._pollfds[1, 0] = self.wake_event, irq_event
         self._peers = np.array([hart["SELF_HOST"] for hart in harts], np.int64)
         self["HARTS"] = len(self._peers)
         self["HARTS_HOST"] = int(self._peers.ctypes.data)

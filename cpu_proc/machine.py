@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cpu_proc import memory_map as mm
 from cpu_proc.board import Board, Wiring
 from cpu_proc.boot import loader
@@ -30,7 +32,7 @@ from cpu_proc.boot.tree import Description, build
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
-from cpu_proc.hart import NO_BUDGET, STARTED, STOPPED, Hart
+from cpu_proc.hart import LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
 from protocol.errors import BusvmError
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory, Shared, full_fence
@@ -79,11 +81,11 @@ class Machine:
         self.first_instruction_ns = 0
         self.irq_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.harts = [Hart(index, engine, ram, mm.DRAM_BASE, irq, clock.page) for index in range(cpus)]
+        self._watch = np.zeros(1, np.int64)
         for hart in self.harts:
-            hart.connect(self.harts)
+            hart.connect(self.harts, self._watch, self.irq_event)
         self.gate = Gate(self.harts)
         self.sbi = Sbi(self)
-        self._watching = threading.Lock()  # held by the sleeping hart that waits for the devices' interrupts
         self._input: deque[bytes] = deque()
         self._threads: list[threading.Thread] = []
         self._running = 0  # threads
@@ -259,7 +261,7 @@ class Machine:
                     self.gate.park(hart)
                 elif hart.condition == STARTED:
                     # a hart that never sleeps comes back now and then while the alarm is set
-                    hart["BUDGET"] = _ALARM_BUDGET if self.board.rtc.armed else NO_BUDGET
+                    self._set_alarm(hart)
                     self._serve(hart, hart.run())
                 else:
                     self._sleep(hart)
@@ -275,9 +277,6 @@ class Machine:
             self._rest()
 
     def _serve(self, hart: Hart, reason: int) -> None:
-        if reason == st.EXIT_WFI:
-            self._sleep(hart)
-            return
         if reason == st.EXIT_STOP:
             return
         with self.gate.lock:
@@ -289,7 +288,7 @@ class Machine:
                     self.sbi.call(hart)
                 elif reason == st.EXIT_LOOK:
                     self._look()
-                elif reason == st.EXIT_BUDGET:
+                elif reason in (st.EXIT_BUDGET, st.EXIT_WFI):
                     self.board.rtc.tick()
             finally:
                 self._serving = None
@@ -315,50 +314,29 @@ class Machine:
         while self._input:
             self.board.uart.receive(self._input.popleft())
 
-    def _sleep(self, hart: Hart) -> None:
-        """Wait for what ends the hart's sleep: an interrupt, or, while it is stopped, its start.
+    def _set_alarm(self, hart: Hart) -> None:
+        """Have the hart come back in time for the RTC's alarm, whether it works or sleeps."""
+        alarm = self.board.rtc.next_alarm_s()
+        hart["BUDGET"] = NO_BUDGET if alarm is None else _ALARM_BUDGET
+        hart["SLEEP_NS"] = LONGEST_SLEEP_NS if alarm is None else min(LONGEST_SLEEP_NS, max(1000, int(alarm * 1e9)))
 
-        One sleeping hart watches for the devices' interrupts; harts that run see the ``look`` byte by themselves.
-        """
-        watching = self._watching.acquire(blocking=False)
-        waits = [hart.wake_event, self.irq_event] if watching else [hart.wake_event]
+    def _sleep(self, hart: Hart) -> None:
+        """Wait for what makes a stopped or suspended hart go on; WFI sleeps in compiled code."""
         was = hart.condition
         hart["SLEEPING"] = 1
         full_fence()  # whoever posts sees that we sleep, or we see the post
-        try:
-            while not hart["STOP_REQUEST"]:
-                for fd in waits:
-                    with suppress(BlockingIOError):
-                        os.eventfd_read(fd)
-                if watching:
-                    self._watch(hart)
-                if was == STOPPED:
-                    if hart.condition != STOPPED:
-                        return
-                elif hart.pending_enabled():
-                    hart.condition = STARTED
-                    return
-                select.select(waits, [], [], self._until_timer(hart))
-        finally:
-            hart["SLEEPING"] = 0
-            if watching:
-                self._watching.release()
-
-    def _watch(self, hart: Hart) -> None:
-        if self.irq.shared.u8[IrqPage.LOOK] or self.board.rtc.armed:
-            with self.gate.lock:
-                self._serving = hart
-                self._look()
-                self.board.rtc.tick()
-                self._serving = None
+        while not hart["STOP_REQUEST"] and hart.condition == was:
+            with suppress(BlockingIOError):
+                os.eventfd_read(hart.wake_event)
+            if was == SUSPENDED and hart.pending_enabled():
+                hart.condition = STARTED
+            elif hart.condition == was:
+                select.select([hart.wake_event], [], [], self._until_timer(hart))
+        hart["SLEEPING"] = 0
 
     def _until_timer(self, hart: Hart) -> float:
-        alarm = self.board.rtc.next_alarm_s()
-        wait = _LONGEST_SLEEP_S if alarm is None else min(alarm, _LONGEST_SLEEP_S)
-        if hart.condition == STOPPED:
-            return wait
         due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
-        return min(wait, max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9)
+        return min(_LONGEST_SLEEP_S, max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9)
 
     def _set_state(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason

@@ -326,6 +326,7 @@ from cpu_proc.engine.registers import *
 from cpu_proc.engine.system import *
 from cpu_proc.engine.tlb import obey, tlb_mode
 from cpu_proc.engine.traps import *
+from cpu_proc.engine.waiting import wait
 '''
 
 
@@ -522,6 +523,12 @@ def loop(S, X, F):
         if S[EXIT] == {st.EXIT_MMIO}:  # the instruction will run again: it has not been one yet
             S[INSTRET] -= 1
             S[BUDGET] += 1
+        if S[EXIT] == {st.EXIT_WFI}:
+            S[EXIT] = 0
+            wait(S)
+            if S[EXIT] != 0:
+                return
+            continue
         if S[EXIT] != {st.EXIT_TRAP}:
             return
         S[INSTRET] -= 1  # what traps does not retire (privileged §3.3.1)

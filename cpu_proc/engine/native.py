@@ -47,6 +47,7 @@ def _native(arity: int, generate: _Generate, *, void: bool = False) -> Any:
         2: lambda _ctx, a, b: (signature, codegen),
         3: lambda _ctx, a, b, c: (signature, codegen),
         4: lambda _ctx, a, b, c, d: (signature, codegen),
+        5: lambda _ctx, a, b, c, d, e: (signature, codegen),
     }
     return intrinsic(typing[arity])
 
@@ -129,7 +130,7 @@ def _call(arity: int) -> Any:
     return _native(arity + 1, generate)
 
 
-call_2, call_3 = _call(2), _call(3)  # (function address, arguments...) with the C convention
+call_2, call_3, call_4 = _call(2), _call(3), _call(4)  # (function address, arguments...) with the C convention
 
 
 def _float(bits: int, operation: str) -> Any:

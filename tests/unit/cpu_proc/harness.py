@@ -60,6 +60,7 @@ class Bench:
 
     def _ready(self) -> None:
         self.hart["IMSIC_PRESENT"] = 1
+        self.hart["SLEEP_NS"] = 1_000_000  # nobody wakes it: WFI comes back
         self.hart["PC"] = RAM
         self.open_memory()
         self.hart["MSTATEEN0"] = STATEEN0_MASK

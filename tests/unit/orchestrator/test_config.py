@@ -74,7 +74,7 @@ def test_name_comes_from_the_file_or_its_folder(tmp_path: Path, name: str, expec
         ("[vm]\n\nmemory = 0\n", "vm.toml:3: vm.memory: 0 is too little", "32M or more"),
         ('[vm]\nmemory = "33M"\n', "vm.toml:2: vm.memory: 33M is no multiple of 2M", "32M"),
         ("[vm]\nmemory = -2097152\n", "vm.toml:2: vm.memory: -2M is too little", "32M"),
-        ("[vm]\ncpus = 2\n", "vm.toml:2: vm.cpus: 2 is not possible yet", "only 1"),
+        ("[vm]\ncpus = 65\n", "vm.toml:2: vm.cpus: 65 is out of range", "64"),
         ('[vm]\ncpus = "1"\n', "vm.toml:2: vm.cpus: must be a whole number, not a text", ""),
         ('[vm]\ninterrupts = "plic"\n', "vm.toml:2: vm.interrupts: 'plic' is not built yet", "aia"),
         ('[vm]\nname = "a b"\n', "vm.toml:2: vm.name: 'a b' is no name", "letters"),
