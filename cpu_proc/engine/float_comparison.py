@@ -15,7 +15,7 @@ from cpu_proc.engine.float_format import (
     sign_mask,
     sign_of,
 )
-from cpu_proc.engine.jit import jit
+from cpu_proc.engine.jit import inlined, jit
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -45,17 +45,17 @@ def unordered_quiet(S, m, a, b):
     return 0
 
 
-@jit
+@inlined
 def eq(S, m, a, b):
     return 0 if unordered_quiet(S, m, a, b) else order_key(m, a) == order_key(m, b)
 
 
-@jit
+@inlined
 def lt(S, m, a, b):
     return 0 if unordered(S, m, a, b) else order_key(m, a) < order_key(m, b)
 
 
-@jit
+@inlined
 def le(S, m, a, b):
     return 0 if unordered(S, m, a, b) else order_key(m, a) <= order_key(m, b)
 

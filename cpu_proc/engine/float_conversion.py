@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cpu_proc.engine import float_host as host
 from cpu_proc.engine import state as st
 from cpu_proc.engine.float_format import (
     DOUBLE,
@@ -9,6 +10,7 @@ from cpu_proc.engine.float_format import (
     NX,
     RNE,
     RTZ,
+    SINGLE,
     TOP,
     assemble,
     bias_of,
@@ -31,7 +33,7 @@ from cpu_proc.engine.float_format import (
     unpack_significand,
 )
 from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import clz, shr, ult
+from cpu_proc.engine.native import clz, host_narrow, shr, ult
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -44,6 +46,8 @@ def from_integer(S, m, v, signed, rm):
     sign = 1 if signed and v < 0 else 0
     magnitude = 0 - v if sign else v
     lead = clz(magnitude)
+    if lead >= 63 - m:  # it fits, in any format
+        return assemble(m, sign, 63 - lead + bias_of(m), fraction_of(m, magnitude << (lead - 63 + m)))
     return pack(S, m, sign, 63 - lead, magnitude << lead, rm)
 
 
@@ -130,12 +134,23 @@ def round_to_integer(S, m, a, rm, flag):
 
 
 @jit
+def widened(source, target, a):
+    """Return a normal number in a format with more of everything."""
+    exponent = exponent_of(source, a) + bias_of(target) - bias_of(source)
+    return assemble(target, sign_of(source, a), exponent, fraction_of(source, a) << (target - source))
+
+
+@jit
 def convert(S, source, target, a, rm):
     """Convert between the formats with ``source`` and ``target`` fraction bits."""
     sign = sign_of(source, a)
     if source < target and is_normal(source, a):
-        exponent = exponent_of(source, a) + bias_of(target) - bias_of(source)
-        return assemble(target, sign, exponent, fraction_of(source, a) << (target - source))
+        return widened(source, target, a)
+    if source == DOUBLE and target == SINGLE:
+        r = host_narrow(a)
+        if host.certain(S, SINGLE, r, rm):
+            host.note(S, widened(SINGLE, DOUBLE, r) != a)
+            return r
     if is_nan(source, a):
         if is_signaling(source, a):
             S[st.FFLAGS] |= NV
