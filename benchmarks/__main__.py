@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 
-SUITES = ("cpu", "link", "start", "boot")
+SUITES = ("cpu", "floating", "link", "start", "boot")
 
 
 def main(argv: list[str]) -> int:

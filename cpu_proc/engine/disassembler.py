@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from cpu_proc.engine.float_constants import NAMES
 from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     abi,
     privileged,
@@ -12,6 +13,7 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64fd,
     rv64i,
     rv64m,
+    zfa,
 )
 from cpu_proc.isa.csr import numbers
 from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction
@@ -95,6 +97,7 @@ def disassemble(word: int, address: int = 0) -> tuple[int, str]:
         target=f"{address + immediate & (1 << 64) - 1:#x}",
         rm=_ROUNDING[immediate & 7],
         sets=_sets(immediate),
+        constant=NAMES[values.get("rs1", 0)],
         csr=_CSR_NAMES.get(immediate & 0xFFF, f"{immediate & 0xFFF:#x}"),
     )
     name = matched.name + (_ORDERING[word >> 25 & 3] if row.format in (AMO, LR) else "")

@@ -1,8 +1,8 @@
 """IEEE 754 formats: taking numbers apart, and rounding them back into patterns (RISC-V unprivileged §20.2).
 
-A format is its number of fraction bits ``m`` (23 or 52); everything else follows from it. A finite number is unpacked
-to (sign, exponent of the leading bit, significand with the leading bit at bit 63); ``pack`` rounds such a triple,
-whose lowest bit may be sticky, back into a pattern. Tininess is detected after rounding.
+A format is its number of fraction bits ``m``; everything else follows from it and ``exponent_bits``. A finite number
+is unpacked to (sign, exponent of the leading bit, significand with the leading bit at bit 63); ``pack`` rounds such a
+triple, whose lowest bit may be sticky, back into a pattern. Tininess is detected after rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ from cpu_proc.engine.native import clz, shr, ult
 NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
 RNE, RTZ, RDN, RUP, RMM = range(5)
 TOP = -(1 << 63)  # bit 63
+HALF, SINGLE, DOUBLE = 10, 23, 52
+
+
+@jit
+def exponent_bits(m):
+    return 5 + 3 * (m > HALF) + 3 * (m > SINGLE)  # 5, 8 and 11
+
+
+@jit
+def sign_mask(m):
+    return 1 << (m + exponent_bits(m))
 
 
 @jit
@@ -25,12 +36,12 @@ def fraction_of(m, a):
 
 @jit
 def exponent_mask(m):
-    return 0x7FF if m == 52 else 0xFF
+    return (1 << exponent_bits(m)) - 1
 
 
 @jit
 def sign_of(m, a):
-    return (a >> 63) & 1 if m == 52 else (a >> 31) & 1
+    return (a >> (m + exponent_bits(m))) & 1
 
 
 @jit
@@ -40,12 +51,12 @@ def exponent_of(m, a):
 
 @jit
 def bias_of(m):
-    return 1023 if m == 52 else 127
+    return exponent_mask(m) >> 1
 
 
 @jit
 def canonical_nan(m):
-    return 0x7FF8000000000000 if m == 52 else 0x7FC00000
+    return (exponent_mask(m) << m) | (1 << (m - 1))
 
 
 @jit
@@ -55,7 +66,12 @@ def infinity(m, sign):
 
 @jit
 def assemble(m, sign, exponent, fraction):
-    return (sign << 63 if m == 52 else sign << 31) | (exponent << m) | fraction
+    return (sign << (m + exponent_bits(m))) | (exponent << m) | fraction
+
+
+@jit
+def negate(m, a):
+    return a ^ sign_mask(m)
 
 
 @jit

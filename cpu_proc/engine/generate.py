@@ -23,15 +23,18 @@ from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     rv64fd,
     rv64i,
     rv64m,
+    zfa,
     zicbo,
 )
 from cpu_proc.isa.csr import CSRS, Csr
+from cpu_proc.isa.precision import FRACTION
 from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, Kind, extraction
 
 ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
 _FIRST = 2
 _ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
 _GROUPS = {Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
+_TOGETHER = 9  # floating-point instructions in one function: each call in it costs every entry two stores
 TLB_MASK = (st.TLB_ENTRIES - 1) * 16  # (address >> 8) under it is the byte offset of a TLB entry
 SLICE = 2048  # instructions between two looks at the clock and the devices
 
@@ -46,7 +49,7 @@ LENGTH = "(w >> 26 & 7)"
 
 def numbered() -> list[tuple[int, Instruction]]:
     """Return the instructions with their operation numbers: hot kinds first, each group in one run."""
-    rows = sorted(TABLE.instructions, key=lambda row: _ORDER.index(row.kind))
+    rows = sorted(TABLE.instructions, key=lambda row: (_ORDER.index(row.kind), "hsd".index(row.precision)))
     return list(enumerate(rows, _FIRST))
 
 
@@ -80,19 +83,12 @@ def _expression(row: Instruction, names: dict[str, str]) -> str:
 
 
 _INTEGER = {"rs1": RS1, "rs2": RS2, "imm": IMM, "pc": "pc"}
-_FLOATING = {
-    **_INTEGER,
-    "frs1": "load_i64(F + (w >> 13 & 0xF8))",
-    "frs2": "load_i64(F + (w >> 18 & 0xF8))",
-    "frs3": "load_i64(F + (w >> 32 & 0xF8))",
-    "srs1": "unbox(F + (w >> 13 & 0xF8))",
-    "srs2": "unbox(F + (w >> 18 & 0xF8))",
-    "srs3": "unbox(F + (w >> 32 & 0xF8))",
-}
+_UNBOXED = {"d": "load_i64", "s": "unbox_32", "h": "unbox_16"}
 _RESULT = {
     "x": f"store_64({RD}, {{0}})",
     "d": f"store_64({FRD}, {{0}})",
     "s": f"store_64({FRD}, {{0}} | -0x100000000)",  # NaN-boxed (RISC-V unprivileged §21.2)
+    "h": f"store_64({FRD}, {{0}} | -0x10000)",
 }
 
 
@@ -163,7 +159,25 @@ def _amo(row: Instruction) -> list[str]:
 
 
 def _floating(row: Instruction) -> list[str]:
-    return [_RESULT[row.result].format(_expression(row, _FLOATING))]
+    names = {
+        **_INTEGER,
+        **{f"frs{n}": f"{_UNBOXED[row.precision]}(F + (w >> {at} & 0xF8))" for n, at in ((1, 13), (2, 18), (3, 32))},
+        "field1": "(w >> 16 & 31)",
+        "m": str(FRACTION[row.precision]),
+        "to": str(FRACTION.get(row.result)),
+    }
+    return [_RESULT[row.result].format(_expression(row, names))]
+
+
+def _float_calls(indent: int) -> str:
+    """Return the choice among the floating-point functions."""
+    pad = "    " * indent
+    lines: list[str] = []
+    for rows in _float_groups():
+        first, last = rows[0][0], rows[-1][0]
+        lines.append(f"{pad}{'elif' if lines else 'if'} {first} <= op <= {last}:")
+        lines.append(f"{pad}    v = floating_{first}(S, X, F, w)")
+    return "\n".join(lines)
 
 
 _LOCALS = re.compile(r"\b(t|a|k|v|host|operand|old|seen)\b")
@@ -183,9 +197,21 @@ def _chain(rows: list[tuple[str, list[str]]], indent: int) -> str:
     return "\n".join(lines)
 
 
-def _group(kind: Kind) -> str:
+def _rows(kind: Kind) -> list[tuple[int, Instruction]]:
+    return [(number, row) for number, row in numbered() if row.kind is kind]
+
+
+def _float_groups() -> list[list[tuple[int, Instruction]]]:
+    """Return the floating-point rows in runs of one precision, doubles first."""
+    runs = []
+    for p in "dsh":
+        rows = [(number, row) for number, row in _rows(Kind.FLOAT) if row.precision == p]
+        runs += [rows[at : at + _TOGETHER] for at in range(0, len(rows), _TOGETHER)]
+    return runs
+
+
+def _group(kind: Kind, rows: list[tuple[int, Instruction]], suffix: str = "") -> str:
     """Return the function for one group of rare instructions."""
-    rows = [(number, row) for number, row in numbered() if row.kind is kind]
     if kind is Kind.AMO:
         bodies = [(f"op == {n}", _amo(row)) for n, row in rows]
     elif kind is Kind.FLOAT:
@@ -205,7 +231,7 @@ def _group(kind: Kind) -> str:
     )
     return f"""
 @jit
-def {_GROUPS[kind]}(S, X, F, w):
+def {_GROUPS[kind]}{suffix}(S, X, F, w):
     op = w & 0x3FF
 {guard}{_chain(bodies, 1)}
     return 0
@@ -314,8 +340,11 @@ _HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generat
 
 from cpu_proc.engine.jit import entry, jit
 
-from cpu_proc.engine import softfloat as sf
-from cpu_proc.engine.float_format import TOP
+from cpu_proc.engine import float_arithmetic as arithmetic
+from cpu_proc.engine import float_comparison as comparison
+from cpu_proc.engine import float_conversion as conversion
+from cpu_proc.engine.float_constants import constant
+from cpu_proc.engine.float_format import NX, negate, sign_mask
 from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
 from cpu_proc.engine.access import host_for_atomic, load_slow, store_slow
 from cpu_proc.engine.blocks import sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
@@ -360,9 +389,15 @@ def match(i):
 
 
 @jit
-def unbox(host):
+def unbox_32(host):
     v = load_i64(host)
     return v & 0xFFFFFFFF if v >> 32 == -1 else 0x7FC00000
+
+
+@jit
+def unbox_16(host):
+    v = load_i64(host)
+    return v & 0xFFFF if v >> 16 == -1 else 0x7E00
 
 
 @jit
@@ -402,9 +437,9 @@ def sys_csr(S, X, w, operation, value):
     store_64({RD}, old)
     return reload(S, w) if changed else 0
 
-{_group(Kind.SYSTEM)}
-{_group(Kind.AMO)}
-{_group(Kind.FLOAT)}
+{_group(Kind.SYSTEM, _rows(Kind.SYSTEM))}
+{_group(Kind.AMO, _rows(Kind.AMO))}
+{"".join(_group(Kind.FLOAT, rows, f"_{rows[0][0]}") for rows in _float_groups())}
 
 @jit
 def fetch_decoded(S, pc, decoded):
@@ -488,8 +523,7 @@ def loop(S, X, F):
             elif op != {ILLEGAL}:
                 S[PC] = pc
                 S[REMAINING] = n
-                if op >= {_first(Kind.FLOAT)}:
-                    v = floating(S, X, F, w)
+{_float_calls(4)}
                 elif op >= {_first(Kind.AMO)}:
                     v = amo(S, X, F, w)
                 else:

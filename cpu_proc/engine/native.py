@@ -152,9 +152,13 @@ def _float(bits: int, operation: str) -> Any:
     return _native({"sqrt": 1, "fma": 3}.get(operation, 2), generate)
 
 
-host_add_64, host_sub_64, host_mul_64, host_div_64, host_sqrt_64 = (
-    _float(64, name) for name in ("fadd", "fsub", "fmul", "fdiv", "sqrt")
+host_narrow = _native(  # double to single
+    1, lambda b, a: b.zext(b.bitcast(b.fptrunc(b.bitcast(a[0], _F64), _F32), _I32), _I64)
 )
-host_add_32, host_sub_32, host_mul_32, host_div_32, host_sqrt_32 = (
-    _float(32, name) for name in ("fadd", "fsub", "fmul", "fdiv", "sqrt")
+_OPERATIONS = ("fadd", "fsub", "fmul", "fdiv", "sqrt", "fma")
+host_add_64, host_sub_64, host_mul_64, host_div_64, host_sqrt_64, host_fma_64 = (
+    _float(64, name) for name in _OPERATIONS
+)
+host_add_32, host_sub_32, host_mul_32, host_div_32, host_sqrt_32, host_fma_32 = (
+    _float(32, name) for name in _OPERATIONS
 )

@@ -1,337 +1,210 @@
-"""RV64F and RV64D: single and double precision (RISC-V unprivileged §20, §21)."""
+"""RV64F, RV64D and Zfh: single, double and half precision (RISC-V unprivileged §20, §21, §23).
+
+Of Zfh, the loads, stores, moves and conversions between formats alone are Zfhmin.
+"""
 
 from __future__ import annotations
 
-from cpu_proc.engine import softfloat as sf
-from cpu_proc.engine.float_format import TOP
+from functools import partial
+from itertools import permutations
+
+from cpu_proc.engine import float_arithmetic as arithmetic
+from cpu_proc.engine import float_comparison as comparison
+from cpu_proc.engine import float_conversion as conversion
+from cpu_proc.engine.float_format import negate, sign_mask
+from cpu_proc.isa.precision import FMT, FRACTION, WIDTH, each
 from cpu_proc.isa.table import FR, FR2, FR2_EXACT, FR4, LOADS, R2, STORES, Kind, R, instruction
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, assignment"
 
-_OP_FP = "1010011"
+_EXTENSIONS = {"s": "f", "d": "d", "h": "zfh"}
+operation = partial(each, _EXTENSIONS)
+
+
+@operation("fmadd.{p}", ".....{fmt} ..... ..... ... ..... 1000011", FR4, files="ffff")
+def fmadd(S, m, frs1, frs2, frs3, rm):
+    return arithmetic.fma(S, m, frs1, frs2, frs3, rm)
+
+
+@operation("fmsub.{p}", ".....{fmt} ..... ..... ... ..... 1000111", FR4, files="ffff")
+def fmsub(S, m, frs1, frs2, frs3, rm):
+    return arithmetic.fma(S, m, frs1, frs2, negate(m, frs3), rm)
+
+
+@operation("fnmsub.{p}", ".....{fmt} ..... ..... ... ..... 1001011", FR4, files="ffff")
+def fnmsub(S, m, frs1, frs2, frs3, rm):
+    return arithmetic.fma(S, m, negate(m, frs1), frs2, frs3, rm)
+
+
+@operation("fnmadd.{p}", ".....{fmt} ..... ..... ... ..... 1001111", FR4, files="ffff")
+def fnmadd(S, m, frs1, frs2, frs3, rm):
+    return arithmetic.fma(S, m, negate(m, frs1), frs2, negate(m, frs3), rm)
+
+
+@operation("fadd.{p}", "00000{fmt} ..... ..... ... ..... 1010011", FR, files="fff")
+def fadd(S, m, frs1, frs2, rm):
+    return arithmetic.add(S, m, frs1, frs2, rm)
+
+
+@operation("fsub.{p}", "00001{fmt} ..... ..... ... ..... 1010011", FR, files="fff")
+def fsub(S, m, frs1, frs2, rm):
+    return arithmetic.sub(S, m, frs1, frs2, rm)
+
+
+@operation("fmul.{p}", "00010{fmt} ..... ..... ... ..... 1010011", FR, files="fff")
+def fmul(S, m, frs1, frs2, rm):
+    return arithmetic.mul(S, m, frs1, frs2, rm)
+
+
+@operation("fdiv.{p}", "00011{fmt} ..... ..... ... ..... 1010011", FR, files="fff")
+def fdiv(S, m, frs1, frs2, rm):
+    return arithmetic.div(S, m, frs1, frs2, rm)
+
+
+@operation("fsqrt.{p}", "01011{fmt} 00000 ..... ... ..... 1010011", FR2, files="ff")
+def fsqrt(S, m, frs1, rm):
+    return arithmetic.sqrt(S, m, frs1, rm)
+
+
+@operation("fsgnj.{p}", "00100{fmt} ..... ..... 000 ..... 1010011", R, files="fff")
+def fsgnj(m, frs1, frs2):
+    return (frs1 & ~sign_mask(m)) | (frs2 & sign_mask(m))
+
+
+@operation("fsgnjn.{p}", "00100{fmt} ..... ..... 001 ..... 1010011", R, files="fff")
+def fsgnjn(m, frs1, frs2):
+    return (frs1 & ~sign_mask(m)) | (~frs2 & sign_mask(m))
+
+
+@operation("fsgnjx.{p}", "00100{fmt} ..... ..... 010 ..... 1010011", R, files="fff")
+def fsgnjx(m, frs1, frs2):
+    return frs1 ^ (frs2 & sign_mask(m))
+
+
+@operation("fmin.{p}", "00101{fmt} ..... ..... 000 ..... 1010011", R, files="fff")
+def fmin(S, m, frs1, frs2):
+    return comparison.min_max(S, m, frs1, frs2, 0)
+
+
+@operation("fmax.{p}", "00101{fmt} ..... ..... 001 ..... 1010011", R, files="fff")
+def fmax(S, m, frs1, frs2):
+    return comparison.min_max(S, m, frs1, frs2, 1)
+
+
+@operation("feq.{p}", "10100{fmt} ..... ..... 010 ..... 1010011", R, files="xff")
+def feq(S, m, frs1, frs2):
+    return comparison.eq(S, m, frs1, frs2)
+
+
+@operation("flt.{p}", "10100{fmt} ..... ..... 001 ..... 1010011", R, files="xff")
+def flt(S, m, frs1, frs2):
+    return comparison.lt(S, m, frs1, frs2)
+
+
+@operation("fle.{p}", "10100{fmt} ..... ..... 000 ..... 1010011", R, files="xff")
+def fle(S, m, frs1, frs2):
+    return comparison.le(S, m, frs1, frs2)
+
+
+@operation("fclass.{p}", "11100{fmt} 00000 ..... 001 ..... 1010011", R2, files="xf")
+def fclass(m, frs1):
+    return comparison.classify(m, frs1)
+
+
+# Conversions between formats: the rs2 field says which one the operand has.
+
+
+def _convert(S, m, to, frs1, rm):
+    return conversion.convert(S, m, to, frs1, rm)
+
+
+for _to, _p in permutations(FMT, 2):
+    instruction(
+        f"fcvt.{_to}.{_p}",
+        f"01000{FMT[_to]} 000{FMT[_p]} ..... ... ..... 1010011",
+        FR2_EXACT if FRACTION[_p] < FRACTION[_to] else FR2,
+        Kind.FLOAT,
+        precision=_p,
+        result=_to,
+        files="ff",
+        extension="zfh" if "h" in (_p, _to) else "d",
+    )(_convert)
+
+
+# Conversions with integers: the rs2 field says which integer type.
+
+
+@operation("fcvt.w.{p}", "11000{fmt} 00000 ..... ... ..... 1010011", FR2, files="xf")
+def fcvt_w(S, m, frs1, rm):
+    return conversion.to_integer(S, m, frs1, 32, True, rm)
+
+
+@operation("fcvt.wu.{p}", "11000{fmt} 00001 ..... ... ..... 1010011", FR2, files="xf")
+def fcvt_wu(S, m, frs1, rm):
+    return conversion.to_integer(S, m, frs1, 32, False, rm)
+
+
+@operation("fcvt.l.{p}", "11000{fmt} 00010 ..... ... ..... 1010011", FR2, files="xf")
+def fcvt_l(S, m, frs1, rm):
+    return conversion.to_integer(S, m, frs1, 64, True, rm)
+
+
+@operation("fcvt.lu.{p}", "11000{fmt} 00011 ..... ... ..... 1010011", FR2, files="xf")
+def fcvt_lu(S, m, frs1, rm):
+    return conversion.to_integer(S, m, frs1, 64, False, rm)
+
+
+@operation("fcvt.{p}.w", "11010{fmt} 00000 ..... ... ..... 1010011", FR2, files="fx", exact="d")
+def fcvt_from_w(S, m, rs1, rm):
+    return conversion.from_integer(S, m, (rs1 << 32) >> 32, True, rm)
+
+
+@operation("fcvt.{p}.wu", "11010{fmt} 00001 ..... ... ..... 1010011", FR2, files="fx", exact="d")
+def fcvt_from_wu(S, m, rs1, rm):
+    return conversion.from_integer(S, m, rs1 & 0xFFFFFFFF, False, rm)
+
+
+@operation("fcvt.{p}.l", "11010{fmt} 00010 ..... ... ..... 1010011", FR2, files="fx")
+def fcvt_from_l(S, m, rs1, rm):
+    return conversion.from_integer(S, m, rs1, True, rm)
+
+
+@operation("fcvt.{p}.lu", "11010{fmt} 00011 ..... ... ..... 1010011", FR2, files="fx")
+def fcvt_from_lu(S, m, rs1, rm):
+    return conversion.from_integer(S, m, rs1, False, rm)
+
+
+# Loads, stores and moves between the register files carry bits, whatever they mean.
 
 
 def _address(rs1, imm):
     return rs1 + imm
 
 
-instruction("flw", "....... ..... ..... 010 ..... 0000111", LOADS, Kind.LOAD, width=32, result="s", files="fx")(
-    _address
-)
-instruction("fld", "....... ..... ..... 011 ..... 0000111", LOADS, Kind.LOAD, width=64, result="d", files="fx")(
-    _address
-)
-instruction("fsw", "....... ..... ..... 010 ..... 0100111", STORES, Kind.STORE, width=32, result="s", files=".xf")(
-    _address
-)
-instruction("fsd", "....... ..... ..... 011 ..... 0100111", STORES, Kind.STORE, width=64, result="d", files=".xf")(
-    _address
-)
+for _p, _letter, _funct3 in (("s", "w", "010"), ("d", "d", "011"), ("h", "h", "001")):
+    _access = f"....... ..... ..... {_funct3} ..... 0"
+    _own = {"width": WIDTH[_p], "result": _p, "extension": _EXTENSIONS[_p]}
+    instruction(f"fl{_letter}", f"{_access}000111", LOADS, Kind.LOAD, files="fx", **_own)(_address)
+    instruction(f"fs{_letter}", f"{_access}100111", STORES, Kind.STORE, files=".xf", **_own)(_address)
 
 
-# Every operation below exists once per precision: m is the number of fraction bits.
-
-
-def _fmadd_s(S, srs1, srs2, srs3, rm):
-    return sf.fma(S, 23, srs1, srs2, srs3, rm)
-
-
-def _fmsub_s(S, srs1, srs2, srs3, rm):
-    return sf.fma(S, 23, srs1, srs2, srs3 ^ 0x80000000, rm)
-
-
-def _fnmsub_s(S, srs1, srs2, srs3, rm):
-    return sf.fma(S, 23, srs1 ^ 0x80000000, srs2, srs3, rm)
-
-
-def _fnmadd_s(S, srs1, srs2, srs3, rm):
-    return sf.fma(S, 23, srs1 ^ 0x80000000, srs2, srs3 ^ 0x80000000, rm)
-
-
-def _fmadd_d(S, frs1, frs2, frs3, rm):
-    return sf.fma(S, 52, frs1, frs2, frs3, rm)
-
-
-def _fmsub_d(S, frs1, frs2, frs3, rm):
-    return sf.fma(S, 52, frs1, frs2, sf.negate(52, frs3), rm)
-
-
-def _fnmsub_d(S, frs1, frs2, frs3, rm):
-    return sf.fma(S, 52, sf.negate(52, frs1), frs2, frs3, rm)
-
-
-def _fnmadd_d(S, frs1, frs2, frs3, rm):
-    return sf.fma(S, 52, sf.negate(52, frs1), frs2, sf.negate(52, frs3), rm)
-
-
-for _opcode, _name, _single, _double in (
-    ("1000011", "fmadd", _fmadd_s, _fmadd_d),
-    ("1000111", "fmsub", _fmsub_s, _fmsub_d),
-    ("1001011", "fnmsub", _fnmsub_s, _fnmsub_d),
-    ("1001111", "fnmadd", _fnmadd_s, _fnmadd_d),
-):
-    instruction(f"{_name}.s", f".....00 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="s", files="ffff")(
-        _single
-    )
-    instruction(f"{_name}.d", f".....01 ..... ..... ... ..... {_opcode}", FR4, Kind.FLOAT, result="d", files="ffff")(
-        _double
-    )
-
-
-def fadd_s(S, srs1, srs2, rm):
-    return sf.add(S, 23, srs1, srs2, rm)
-
-
-def fsub_s(S, srs1, srs2, rm):
-    return sf.sub(S, 23, srs1, srs2, rm)
-
-
-def fmul_s(S, srs1, srs2, rm):
-    return sf.mul(S, 23, srs1, srs2, rm)
-
-
-def fdiv_s(S, srs1, srs2, rm):
-    return sf.div(S, 23, srs1, srs2, rm)
-
-
-def fadd_d(S, frs1, frs2, rm):
-    return sf.add(S, 52, frs1, frs2, rm)
-
-
-def fsub_d(S, frs1, frs2, rm):
-    return sf.sub(S, 52, frs1, frs2, rm)
-
-
-def fmul_d(S, frs1, frs2, rm):
-    return sf.mul(S, 52, frs1, frs2, rm)
-
-
-def fdiv_d(S, frs1, frs2, rm):
-    return sf.div(S, 52, frs1, frs2, rm)
-
-
-for _funct5, _name, _single, _double in (
-    ("00000", "fadd", fadd_s, fadd_d),
-    ("00001", "fsub", fsub_s, fsub_d),
-    ("00010", "fmul", fmul_s, fmul_d),
-    ("00011", "fdiv", fdiv_s, fdiv_d),
-):
-    instruction(f"{_name}.s", f"{_funct5}00 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="s", files="fff")(
-        _single
-    )
-    instruction(f"{_name}.d", f"{_funct5}01 ..... ..... ... ..... {_OP_FP}", FR, Kind.FLOAT, result="d", files="fff")(
-        _double
-    )
-
-
-@instruction("fsqrt.s", f"0101100 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="ff")
-def fsqrt_s(S, srs1, rm):
-    return sf.sqrt(S, 23, srs1, rm)
-
-
-@instruction("fsqrt.d", f"0101101 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="ff")
-def fsqrt_d(S, frs1, rm):
-    return sf.sqrt(S, 52, frs1, rm)
-
-
-@instruction("fsgnj.s", f"0010000 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")
-def fsgnj_s(srs1, srs2):
-    return (srs1 & 0x7FFFFFFF) | (srs2 & 0x80000000)
-
-
-@instruction("fsgnjn.s", f"0010000 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")
-def fsgnjn_s(srs1, srs2):
-    return (srs1 & 0x7FFFFFFF) | (~srs2 & 0x80000000)
-
-
-@instruction("fsgnjx.s", f"0010000 ..... ..... 010 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")
-def fsgnjx_s(srs1, srs2):
-    return srs1 ^ (srs2 & 0x80000000)
-
-
-@instruction("fsgnj.d", f"0010001 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
-def fsgnj_d(frs1, frs2):
-    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (frs2 & TOP)
-
-
-@instruction("fsgnjn.d", f"0010001 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
-def fsgnjn_d(frs1, frs2):
-    return (frs1 & 0x7FFFFFFFFFFFFFFF) | (~frs2 & TOP)
-
-
-@instruction("fsgnjx.d", f"0010001 ..... ..... 010 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
-def fsgnjx_d(frs1, frs2):
-    return frs1 ^ (frs2 & TOP)
-
-
-@instruction("fmin.s", f"0010100 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")
-def fmin_s(S, srs1, srs2):
-    return sf.min_max(S, 23, srs1, srs2, 0)
-
-
-@instruction("fmax.s", f"0010100 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, result="s", files="fff")
-def fmax_s(S, srs1, srs2):
-    return sf.min_max(S, 23, srs1, srs2, 1)
-
-
-@instruction("fmin.d", f"0010101 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
-def fmin_d(S, frs1, frs2):
-    return sf.min_max(S, 52, frs1, frs2, 0)
-
-
-@instruction("fmax.d", f"0010101 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, result="d", files="fff")
-def fmax_d(S, frs1, frs2):
-    return sf.min_max(S, 52, frs1, frs2, 1)
-
-
-@instruction("feq.s", f"1010000 ..... ..... 010 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def feq_s(S, srs1, srs2):
-    return sf.eq(S, 23, srs1, srs2)
-
-
-@instruction("flt.s", f"1010000 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def flt_s(S, srs1, srs2):
-    return sf.lt(S, 23, srs1, srs2)
-
-
-@instruction("fle.s", f"1010000 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def fle_s(S, srs1, srs2):
-    return sf.le(S, 23, srs1, srs2)
-
-
-@instruction("feq.d", f"1010001 ..... ..... 010 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def feq_d(S, frs1, frs2):
-    return sf.eq(S, 52, frs1, frs2)
-
-
-@instruction("flt.d", f"1010001 ..... ..... 001 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def flt_d(S, frs1, frs2):
-    return sf.lt(S, 52, frs1, frs2)
-
-
-@instruction("fle.d", f"1010001 ..... ..... 000 ..... {_OP_FP}", R, Kind.FLOAT, files="xff")
-def fle_d(S, frs1, frs2):
-    return sf.le(S, 52, frs1, frs2)
-
-
-@instruction("fclass.s", f"1110000 00000 ..... 001 ..... {_OP_FP}", R2, Kind.FLOAT, files="xf")
-def fclass_s(srs1):
-    return sf.classify(23, srs1)
-
-
-@instruction("fclass.d", f"1110001 00000 ..... 001 ..... {_OP_FP}", R2, Kind.FLOAT, files="xf")
-def fclass_d(frs1):
-    return sf.classify(52, frs1)
-
-
-@instruction("fmv.x.w", f"1110000 00000 ..... 000 ..... {_OP_FP}", R2, Kind.FLOAT, files="xf")
-def fmv_x_w(frs1):
+def _from_w(frs1):
     return (frs1 << 32) >> 32
 
 
-@instruction("fmv.x.d", f"1110001 00000 ..... 000 ..... {_OP_FP}", R2, Kind.FLOAT, files="xf")
-def fmv_x_d(frs1):
+def _from_d(frs1):
     return frs1
 
 
-@instruction("fmv.w.x", f"1111000 00000 ..... 000 ..... {_OP_FP}", R2, Kind.FLOAT, result="s", files="fx")
-def fmv_w_x(rs1):
+def _from_h(frs1):
+    return (frs1 << 48) >> 48
+
+
+def _into(rs1):
     return rs1
 
 
-@instruction("fmv.d.x", f"1111001 00000 ..... 000 ..... {_OP_FP}", R2, Kind.FLOAT, result="d", files="fx")
-def fmv_d_x(rs1):
-    return rs1
-
-
-@instruction("fcvt.s.d", f"0100000 00001 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="ff")
-def fcvt_s_d(S, frs1, rm):
-    return sf.convert(S, 52, 23, frs1, rm)
-
-
-@instruction("fcvt.d.s", f"0100001 00000 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="ff")
-def fcvt_d_s(S, srs1, rm):
-    return sf.convert(S, 23, 52, srs1, rm)
-
-
-# Conversions with integers: the rs2 field says which integer type.
-
-
-@instruction("fcvt.w.s", f"1100000 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_w_s(S, srs1, rm):
-    return sf.to_integer(S, 23, srs1, 32, True, rm)
-
-
-@instruction("fcvt.wu.s", f"1100000 00001 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_wu_s(S, srs1, rm):
-    return sf.to_integer(S, 23, srs1, 32, False, rm)
-
-
-@instruction("fcvt.l.s", f"1100000 00010 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_l_s(S, srs1, rm):
-    return sf.to_integer(S, 23, srs1, 64, True, rm)
-
-
-@instruction("fcvt.lu.s", f"1100000 00011 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_lu_s(S, srs1, rm):
-    return sf.to_integer(S, 23, srs1, 64, False, rm)
-
-
-@instruction("fcvt.w.d", f"1100001 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_w_d(S, frs1, rm):
-    return sf.to_integer(S, 52, frs1, 32, True, rm)
-
-
-@instruction("fcvt.wu.d", f"1100001 00001 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_wu_d(S, frs1, rm):
-    return sf.to_integer(S, 52, frs1, 32, False, rm)
-
-
-@instruction("fcvt.l.d", f"1100001 00010 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_l_d(S, frs1, rm):
-    return sf.to_integer(S, 52, frs1, 64, True, rm)
-
-
-@instruction("fcvt.lu.d", f"1100001 00011 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, files="xf")
-def fcvt_lu_d(S, frs1, rm):
-    return sf.to_integer(S, 52, frs1, 64, False, rm)
-
-
-@instruction("fcvt.s.w", f"1101000 00000 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="fx")
-def fcvt_s_w(S, rs1, rm):
-    return sf.from_integer(S, 23, (rs1 << 32) >> 32, True, rm)
-
-
-@instruction("fcvt.s.wu", f"1101000 00001 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="fx")
-def fcvt_s_wu(S, rs1, rm):
-    return sf.from_integer(S, 23, rs1 & 0xFFFFFFFF, False, rm)
-
-
-@instruction("fcvt.s.l", f"1101000 00010 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="fx")
-def fcvt_s_l(S, rs1, rm):
-    return sf.from_integer(S, 23, rs1, True, rm)
-
-
-@instruction("fcvt.s.lu", f"1101000 00011 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="s", files="fx")
-def fcvt_s_lu(S, rs1, rm):
-    return sf.from_integer(S, 23, rs1, False, rm)
-
-
-@instruction("fcvt.d.w", f"1101001 00000 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="fx")
-def fcvt_d_w(S, rs1, rm):
-    return sf.from_integer(S, 52, (rs1 << 32) >> 32, True, rm)
-
-
-@instruction("fcvt.d.wu", f"1101001 00001 ..... ... ..... {_OP_FP}", FR2_EXACT, Kind.FLOAT, result="d", files="fx")
-def fcvt_d_wu(S, rs1, rm):
-    return sf.from_integer(S, 52, rs1 & 0xFFFFFFFF, False, rm)
-
-
-@instruction("fcvt.d.l", f"1101001 00010 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="fx")
-def fcvt_d_l(S, rs1, rm):
-    return sf.from_integer(S, 52, rs1, True, rm)
-
-
-@instruction("fcvt.d.lu", f"1101001 00011 ..... ... ..... {_OP_FP}", FR2, Kind.FLOAT, result="d", files="fx")
-def fcvt_d_lu(S, rs1, rm):
-    return sf.from_integer(S, 52, rs1, False, rm)
+for _p, _letter, _from in (("s", "w", _from_w), ("d", "d", _from_d), ("h", "h", _from_h)):
+    _move, _own = f"{FMT[_p]} 00000 ..... 000 ..... 1010011", {"extension": _EXTENSIONS[_p]}
+    instruction(f"fmv.x.{_letter}", f"11100{_move}", R2, Kind.FLOAT, files="xf", precision="d", **_own)(_from)
+    instruction(f"fmv.{_letter}.x", f"11110{_move}", R2, Kind.FLOAT, files="fx", result=_p, **_own)(_into)

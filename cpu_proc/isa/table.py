@@ -8,8 +8,9 @@ Semantics are written in int64 arithmetic over the functions of ``engine.native`
 what a function needs:
 
 ``rs1 rs2``       integer registers                 ``imm pc``     immediate, address of the instruction
-``frs1 frs2 frs3`` raw 64-bit floating registers    ``srs1 …``     the same, unboxed to single precision
-``rm``            resolved rounding mode            ``old``        what an AMO found in memory
+``frs1 frs2 frs3`` floating registers, unboxed      ``m to``       fraction bits of the operands, of the result
+``rm``            resolved rounding mode            ``field1``     the rs1 field itself
+``old``           what an AMO found in memory
 ``S X F w``       hart state, host addresses of the register files, decoded word: for system instructions
 """
 
@@ -79,6 +80,8 @@ LR = Format({"rd": "[11:7]", "rs1": "[19:15]"}, syntax="{rd}, ({rs1})")
 FR = Format({**R.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}, {rs2}{rm}")
 FR2 = Format({**R2.operands, "imm": "[14:12]"}, syntax="{rd}, {rs1}{rm}")
 FR2_EXACT = Format(FR2.operands, syntax="{rd}, {rs1}")  # conversions that never round
+FLI = Format(R2.operands, syntax="{rd}, {constant}")
+FCVTMOD = Format(R2.operands, syntax="{rd}, {rs1}, rtz")
 FR4 = Format({**R.operands, "imm": "[31:27]<<3|[14:12]"}, syntax="{rd}, {rs1}, {rs2}, {rs3}{rm}")
 
 
@@ -95,7 +98,8 @@ class Instruction:
     extension: str
     width: int = 64  # of the memory access, in bits
     signed: bool = True
-    result: str = "x"  # register file of rd: x, d (raw 64 bits) or s (boxed single)
+    result: str = "x"  # register file of rd: x, d (raw 64 bits), s or h (boxed single or half)
+    precision: str = "d"  # of the floating operands: d, s or h
     files: str = "xxx"  # register files of rd, rs1, rs2 for the disassembler
 
 
@@ -143,7 +147,7 @@ def instruction(
 
     def declare(semantics: Semantics) -> Semantics:
         mask, match = pattern(encoding, 32)
-        extension = semantics.__module__.rsplit(".", 1)[-1]
+        extension = options.pop("extension", semantics.__module__.rsplit(".", 1)[-1])
         TABLE.instructions.append(Instruction(name, mask, match, form, kind, semantics, extension, **options))
         return semantics
 

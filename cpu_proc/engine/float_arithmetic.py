@@ -1,32 +1,27 @@
-"""Floating-point arithmetic on bit patterns, exact in value and flags for every rounding mode and format.
+"""Sums, products, quotients and roots on bit patterns, exact in value and flags for every rounding mode and format.
 
-NaN results are canonical (RISC-V unprivileged §20.3). Host arithmetic is used where its result and flags are certain:
-rounding to nearest even, NX already set, operands and result normal; the only flag it could raise is then NX.
+NaN results are canonical (RISC-V unprivileged §20.3). Each operation asks the host first (see ``float_host``); what
+the host cannot tell for certain is computed in integers.
 """
 
 from __future__ import annotations
 
+from cpu_proc.engine import float_host as host
 from cpu_proc.engine import state as st
-from cpu_proc.engine.float_format import (  # noqa: F401  # the flags are part of this module
+from cpu_proc.engine.float_format import (
     DZ,
     NV,
     NX,
-    OF,
     RDN,
-    RNE,
-    TOP,
-    UF,
     assemble,
     canonical_nan,
-    exponent_of,
-    increment,
     infinity,
     invalid,
     is_infinite,
     is_nan,
-    is_normal,
     is_signaling,
     is_zero,
+    negate,
     pack,
     propagate,
     shift_jam,
@@ -34,31 +29,74 @@ from cpu_proc.engine.float_format import (  # noqa: F401  # the flags are part o
     unpack_exponent,
     unpack_significand,
 )
-from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import (
-    clz,
-    host_add_32,
-    host_add_64,
-    host_div_32,
-    host_div_64,
-    host_mul_32,
-    host_mul_64,
-    host_sqrt_32,
-    host_sqrt_64,
-    host_sub_32,
-    host_sub_64,
-    mulhu,
-    shr,
-    udiv,
-    ult,
-)
+from cpu_proc.engine.jit import inlined, jit
+from cpu_proc.engine.native import clz, mulhu, shr, udiv, ult
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
 
-@jit
-def certain(S, m, a, b, rm):
-    return rm == RNE and S[st.FFLAGS] & NX != 0 and is_normal(m, a) and is_normal(m, b)
+@inlined
+def add(S, m, a, b, rm):
+    r = host.add(m, a, b)
+    if host.certain(S, m, r, rm):
+        if S[st.FFLAGS] & NX == 0:
+            host.note(S, host.sum_errs(m, a, b, r))
+        return r
+    return soft_add(S, m, a, b, rm)
+
+
+@inlined
+def sub(S, m, a, b, rm):
+    r = host.sub(m, a, b)
+    if host.certain(S, m, r, rm):
+        if S[st.FFLAGS] & NX == 0:
+            host.note(S, host.sum_errs(m, a, negate(m, b), r))
+        return r
+    return soft_add(S, m, a, negate(m, b), rm)
+
+
+@inlined
+def mul(S, m, a, b, rm):
+    r = host.mul(m, a, b)
+    if host.certain(S, m, r, rm):
+        if S[st.FFLAGS] & NX == 0:
+            host.note(S, host.product_errs(m, a, b, r))
+        return r
+    return soft_mul(S, m, a, b, rm)
+
+
+@inlined
+def div(S, m, a, b, rm):
+    r = host.div(m, a, b)
+    if host.certain(S, m, r, rm) and host.large(m, a):
+        if S[st.FFLAGS] & NX == 0:
+            host.note(S, host.quotient_errs(m, a, b, r))
+        return r
+    return soft_div(S, m, a, b, rm)
+
+
+@inlined
+def sqrt(S, m, a, rm):
+    r = host.sqrt(m, a)
+    if host.certain(S, m, r, rm) and host.large(m, a):
+        if S[st.FFLAGS] & NX == 0:
+            host.note(S, host.quotient_errs(m, a, r, r))
+        return r
+    return soft_sqrt(S, m, a, rm)
+
+
+@inlined
+def fma(S, m, a, b, c, rm):
+    """Return a × b + c, rounded once."""
+    r = host.fma(m, a, b, c)
+    if host.certain(S, m, r, rm):
+        if S[st.FFLAGS] & NX != 0:
+            return r
+        product = host.mul(m, a, b)
+        if host.certain(S, m, product, rm) and not host.product_errs(m, a, b, product):
+            host.note(S, host.sum_errs(m, product, c, r))
+            return r
+    return soft_fma(S, m, a, b, c, rm)
 
 
 @jit
@@ -78,11 +116,7 @@ def add_magnitudes(S, m, sign_a, ea, sa, sign_b, eb, sb, rm):
 
 
 @jit
-def add(S, m, a, b, rm):
-    if certain(S, m, a, b, rm):
-        r = host_add_64(a, b) if m == 52 else host_add_32(a, b)
-        if is_normal(m, r):
-            return r
+def soft_add(S, m, a, b, rm):
     if is_nan(m, a) or is_nan(m, b):
         return propagate(S, m, a, b)
     if is_infinite(m, a):
@@ -111,27 +145,7 @@ def add(S, m, a, b, rm):
 
 
 @jit
-def negate(m, a):
-    return a ^ (TOP if m == 52 else 0x80000000)
-
-
-@jit
-def sub(S, m, a, b, rm):
-    if certain(S, m, a, b, rm):
-        r = host_sub_64(a, b) if m == 52 else host_sub_32(a, b)
-        if is_normal(m, r):
-            return r
-    if is_nan(m, b):
-        return propagate(S, m, a, b)
-    return add(S, m, a, negate(m, b), rm)
-
-
-@jit
-def mul(S, m, a, b, rm):
-    if certain(S, m, a, b, rm):
-        r = host_mul_64(a, b) if m == 52 else host_mul_32(a, b)
-        if is_normal(m, r) and exponent_of(m, r) > 1:  # the smallest binade may be a tiny result rounded up
-            return r
+def soft_mul(S, m, a, b, rm):
     if is_nan(m, a) or is_nan(m, b):
         return propagate(S, m, a, b)
     sign = sign_of(m, a) ^ sign_of(m, b)
@@ -149,11 +163,7 @@ def mul(S, m, a, b, rm):
 
 
 @jit
-def div(S, m, a, b, rm):
-    if certain(S, m, a, b, rm):
-        r = host_div_64(a, b) if m == 52 else host_div_32(a, b)
-        if is_normal(m, r) and exponent_of(m, r) > 1:
-            return r
+def soft_div(S, m, a, b, rm):
     if is_nan(m, a) or is_nan(m, b):
         return propagate(S, m, a, b)
     sign = sign_of(m, a) ^ sign_of(m, b)
@@ -185,9 +195,7 @@ def div(S, m, a, b, rm):
 
 
 @jit
-def sqrt(S, m, a, rm):
-    if certain(S, m, a, a, rm) and sign_of(m, a) == 0:
-        return host_sqrt_64(a) if m == 52 else host_sqrt_32(a)
+def soft_sqrt(S, m, a, rm):
     if is_nan(m, a):
         return propagate(S, m, a, a)
     if is_zero(m, a):
@@ -219,8 +227,7 @@ def sqrt(S, m, a, rm):
 
 
 @jit
-def fma(S, m, a, b, c, rm):
-    """Return a × b + c, rounded once."""
+def soft_fma(S, m, a, b, c, rm):
     if is_nan(m, a) or is_nan(m, b) or is_nan(m, c):
         zero_times_infinity = (is_infinite(m, a) and is_zero(m, b)) or (is_zero(m, a) and is_infinite(m, b))
         if zero_times_infinity or is_signaling(m, a) or is_signaling(m, b) or is_signaling(m, c):
@@ -289,136 +296,3 @@ def fma(S, m, a, b, c, rm):
         total_high = (total_high << lead) | shr(total_low, 64 - lead)
         total_low <<= lead
     return pack(S, m, sign, exponent - lead, total_high | (1 if total_low != 0 else 0), rm)
-
-
-@jit
-def order_key(m, a):
-    """Map a non-NaN pattern to an integer that orders like the number (both zeros alike)."""
-    if is_zero(m, a):
-        return 0
-    if m == 52:
-        return a if a >= 0 else TOP - a
-    magnitude = a & 0x7FFFFFFF
-    return magnitude if a & 0x80000000 == 0 else -magnitude
-
-
-@jit
-def eq(S, m, a, b):
-    if is_nan(m, a) or is_nan(m, b):
-        propagate(S, m, a, b)
-        return 0
-    return 1 if order_key(m, a) == order_key(m, b) else 0
-
-
-@jit
-def lt(S, m, a, b):
-    if is_nan(m, a) or is_nan(m, b):
-        S[st.FFLAGS] |= NV
-        return 0
-    return 1 if order_key(m, a) < order_key(m, b) else 0
-
-
-@jit
-def le(S, m, a, b):
-    if is_nan(m, a) or is_nan(m, b):
-        S[st.FFLAGS] |= NV
-        return 0
-    return 1 if order_key(m, a) <= order_key(m, b) else 0
-
-
-@jit
-def min_max(S, m, a, b, want_max):
-    if is_signaling(m, a) or is_signaling(m, b):
-        S[st.FFLAGS] |= NV
-    if is_nan(m, a):
-        return canonical_nan(m) if is_nan(m, b) else b
-    if is_nan(m, b):
-        return a
-    ka, kb = order_key(m, a), order_key(m, b)
-    a_smaller = sign_of(m, a) == 1 if ka == kb else ka < kb  # -0 is smaller than +0 here
-    return a if a_smaller == (want_max == 0) else b
-
-
-@jit
-def classify(m, a):
-    sign = sign_of(m, a)
-    if is_nan(m, a):
-        return 1 << 8 if is_signaling(m, a) else 1 << 9
-    if is_infinite(m, a):
-        return 1 << 0 if sign else 1 << 7
-    if is_zero(m, a):
-        return 1 << 3 if sign else 1 << 4
-    if exponent_of(m, a) == 0:
-        return 1 << 2 if sign else 1 << 5
-    return 1 << 1 if sign else 1 << 6
-
-
-@jit
-def from_integer(S, m, v, signed, rm):
-    """Convert a 64-bit integer."""
-    if v == 0:
-        return 0
-    sign = 1 if signed and v < 0 else 0
-    magnitude = 0 - v if sign else v
-    lead = clz(magnitude)
-    return pack(S, m, sign, 63 - lead, magnitude << lead, rm)
-
-
-@jit
-def to_integer(S, m, a, bits, signed, rm):
-    """Convert to an integer of ``bits`` (32 or 64), saturating; 32-bit results are sign-extended either way."""
-    largest = (1 << 31) - 1 if bits == 32 else ~TOP
-    smallest = 0 - largest - 1
-    if not signed:
-        largest = -1  # all ones, sign-extended from either width
-        smallest = 0
-    if is_nan(m, a):
-        S[st.FFLAGS] |= NV
-        return largest
-    sign = sign_of(m, a)
-    if is_infinite(m, a):
-        S[st.FFLAGS] |= NV
-        return smallest if sign else largest
-    if is_zero(m, a):
-        return 0
-    exponent, significand = unpack_exponent(m, a), unpack_significand(m, a)
-    if exponent >= 64:
-        S[st.FFLAGS] |= NV
-        return smallest if sign else largest
-    if exponent == 63:
-        kept, rest = significand, 0
-    elif exponent >= 0:
-        kept, rest = shr(significand, 63 - exponent), significand << (exponent + 1)
-    else:
-        kept, rest = 0, shift_jam(significand, -1 - exponent)
-    up = increment(rm, sign, kept & 1, rest, TOP)
-    overflow = up == 1 and kept == -1
-    kept += up
-    if signed:
-        limit = (1 << (bits - 1)) if bits == 32 else TOP
-        too_big = overflow or (ult(limit, kept) if sign else not ult(kept, limit))
-    elif sign:
-        too_big = kept != 0
-    else:
-        too_big = overflow or (bits == 32 and ult(0xFFFFFFFF, kept))
-    if too_big:
-        S[st.FFLAGS] |= NV
-        return smallest if sign else largest
-    if rest != 0:
-        S[st.FFLAGS] |= NX
-    value = 0 - kept if sign else kept
-    return (value << 32) >> 32 if bits == 32 else value
-
-
-@jit
-def convert(S, source, target, a, rm):
-    """Convert between the formats with ``source`` and ``target`` fraction bits."""
-    if is_nan(source, a):
-        if is_signaling(source, a):
-            S[st.FFLAGS] |= NV
-        return canonical_nan(target)
-    if is_infinite(source, a):
-        return infinity(target, sign_of(source, a))
-    if is_zero(source, a):
-        return assemble(target, sign_of(source, a), 0, 0)
-    return pack(S, target, sign_of(source, a), unpack_exponent(source, a), unpack_significand(source, a), rm)
