@@ -6,12 +6,15 @@ import functools
 
 from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     abi,
+    hints,
     privileged,
     rv64a,
+    rv64b,
     rv64c,
     rv64fd,
     rv64i,
     rv64m,
+    zicond,
 )
 from cpu_proc.isa.csr import CSRS
 from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction
