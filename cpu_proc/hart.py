@@ -29,7 +29,12 @@ LONGEST_SLEEP_NS = 1_000_000_000  # then the hart comes back to Python, which lo
 NO_BUDGET = (1 << 63) - 1  # instructions until `run` comes back by itself: none
 
 PRIVILEGES = {st.U: "U", st.S: "S", st.M: "M"}
-ISA = "rv64imafdc_zicbom_zicboz_zicntr_zicsr_zifencei_zihpm_smaia_smstateen_ssaia_sstc_svadu_svinval_svnapot_svpbmt"
+EXTENSIONS = (  # in the canonical order of the ISA string (RISC-V unprivileged §36)
+    *("zicbom", "zicbop", "zicboz", "zicntr", "zicond", "zicsr", "zifencei", "zihintntl", "zihintpause", "zihpm"),
+    *("zawrs", "zfa", "zfh", "zfhmin", "zba", "zbb", "zbc", "zbkb", "zbs"),
+    *("smaia", "smstateen", "ssaia", "sstc", "svadu", "svinval", "svnapot", "svpbmt"),
+)
+ISA = "_".join(("rv64imafdc", *EXTENSIONS))
 STARTED, STOPPED, SUSPENDED = "started", "stopped", "suspended"  # SBI §9, hart states
 
 

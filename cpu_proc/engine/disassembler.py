@@ -7,13 +7,17 @@ import functools
 from cpu_proc.engine.float_constants import NAMES
 from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
     abi,
+    hints,
     privileged,
     rv64a,
+    rv64b,
     rv64c,
     rv64fd,
     rv64i,
     rv64m,
     zfa,
+    zicbo,
+    zicond,
 )
 from cpu_proc.isa.csr import numbers
 from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction

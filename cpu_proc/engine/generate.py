@@ -17,14 +17,17 @@ import textwrap
 
 from cpu_proc.engine import state as st
 from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
+    hints,
     privileged,
     rv64a,
+    rv64b,
     rv64c,
     rv64fd,
     rv64i,
     rv64m,
     zfa,
     zicbo,
+    zicond,
 )
 from cpu_proc.isa.csr import CSRS, Csr
 from cpu_proc.isa.precision import FRACTION
@@ -32,8 +35,8 @@ from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, Kind, ext
 
 ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
 _FIRST = 2
-_ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
-_GROUPS = {Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
+_ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.RARE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
+_GROUPS = {Kind.RARE: "rare", Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
 _TOGETHER = 9  # floating-point instructions in one function: each call in it costs every entry two stores
 TLB_MASK = (st.TLB_ENTRIES - 1) * 16  # (address >> 8) under it is the byte offset of a TLB entry
 SLICE = 2048  # instructions between two looks at the clock and the devices
@@ -95,7 +98,7 @@ _RESULT = {
 def _hot(row: Instruction) -> list[str]:
     """Return the body of one branch of ``run``."""
     value = _expression(row, _INTEGER)
-    if row.kind is Kind.VALUE:
+    if row.kind in (Kind.VALUE, Kind.RARE):
         return [f"store_64({RD}, {value})"]
     if row.kind is Kind.BRANCH:
         return [f"if {value}:", f"    pc += {IMM}", "    continue"]
@@ -216,6 +219,8 @@ def _group(kind: Kind, rows: list[tuple[int, Instruction]], suffix: str = "") ->
         bodies = [(f"op == {n}", _amo(row)) for n, row in rows]
     elif kind is Kind.FLOAT:
         bodies = [(f"op == {n}", _floating(row)) for n, row in rows]
+    elif kind is Kind.RARE:
+        bodies = [(f"op == {n}", _hot(row)) for n, row in rows]
     else:
         bodies = [(f"op == {n}", [f"return {_expression(row, {})}"]) for n, row in rows]
     guard = (
@@ -340,6 +345,7 @@ _HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generat
 
 from cpu_proc.engine.jit import entry, jit
 
+from cpu_proc.engine.carryless import carryless, carryless_reversed
 from cpu_proc.engine import float_arithmetic as arithmetic
 from cpu_proc.engine import float_comparison as comparison
 from cpu_proc.engine import float_conversion as conversion
@@ -437,6 +443,7 @@ def sys_csr(S, X, w, operation, value):
     store_64({RD}, old)
     return reload(S, w) if changed else 0
 
+{_group(Kind.RARE, _rows(Kind.RARE))}
 {_group(Kind.SYSTEM, _rows(Kind.SYSTEM))}
 {_group(Kind.AMO, _rows(Kind.AMO))}
 {"".join(_group(Kind.FLOAT, rows, f"_{rows[0][0]}") for rows in _float_groups())}
@@ -526,8 +533,10 @@ def loop(S, X, F):
 {_float_calls(4)}
                 elif op >= {_first(Kind.AMO)}:
                     v = amo(S, X, F, w)
-                else:
+                elif op >= {_first(Kind.SYSTEM)}:
                     v = system(S, X, F, w)
+                else:
+                    v = rare(S, X, F, w)
                 if v != 0:
                     if v == 2:
                         break

@@ -120,6 +120,22 @@ def _mulh(first: str, second: str) -> Any:
 mulh, mulhu, mulhsu = _mulh("sext", "sext"), _mulh("zext", "zext"), _mulh("sext", "zext")
 clz = _native(1, lambda b, a: b.ctlz(a[0], ir.Constant(_I1, 0)))
 ctz = _native(1, lambda b, a: b.cttz(a[0], ir.Constant(_I1, 0)))
+cpop = _native(1, lambda b, a: b.ctpop(a[0]))
+byte_swap = _native(1, lambda b, a: b.bswap(a[0]))
+bit_reverse = _native(1, lambda b, a: b.bitreverse(a[0]))
+smin = _native(2, lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[0], a[1]))
+smax = _native(2, lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[1], a[0]))
+umin = _native(2, lambda b, a: b.select(b.icmp_unsigned("<", a[0], a[1]), a[0], a[1]))
+umax = _native(2, lambda b, a: b.select(b.icmp_unsigned("<", a[0], a[1]), a[1], a[0]))
+
+
+def _rotate_right(b: Builder, a: Any) -> Any:
+    """Rotate by the amount modulo 64, as the funnel shift of one word with itself."""
+    function = b.module.declare_intrinsic("llvm.fshr", [_I64], ir.FunctionType(_I64, [_I64] * 3))
+    return b.call(function, [a[0], a[0], a[1]])
+
+
+rotate_right = _native(2, _rotate_right)
 
 
 def _call(arity: int) -> Any:

@@ -45,17 +45,17 @@ def sfence_vma(S, X, F, w):
     return sys_sfence_vma(S, X, w)
 
 
-@instruction("sinval.vma", f"0001011 ..... ..... 000 00000 {_OP}", SFENCE, Kind.SYSTEM)
+@instruction("sinval.vma", f"0001011 ..... ..... 000 00000 {_OP}", SFENCE, Kind.SYSTEM, extension="svinval")
 def sinval_vma(S, X, F, w):
     return sys_sfence_vma(S, X, w)  # the fences around it have nothing left to order
 
 
-@instruction("sfence.w.inval", f"0001100 00000 00000 000 00000 {_OP}", NONE, Kind.SYSTEM)
+@instruction("sfence.w.inval", f"0001100 00000 00000 000 00000 {_OP}", NONE, Kind.SYSTEM, extension="svinval")
 def sfence_w_inval(S, X, F, w):
     return sys_sfence_inval(S)
 
 
-@instruction("sfence.inval.ir", f"0001100 00001 00000 000 00000 {_OP}", NONE, Kind.SYSTEM)
+@instruction("sfence.inval.ir", f"0001100 00001 00000 000 00000 {_OP}", NONE, Kind.SYSTEM, extension="svinval")
 def sfence_inval_ir(S, X, F, w):
     return sys_sfence_inval(S)
 

@@ -29,6 +29,7 @@ class Kind(Enum):
     """What the generator wraps around the semantics."""
 
     VALUE = auto()  # returns what goes to rd
+    RARE = auto()  # as VALUE, kept out of the interpreter's loop
     BRANCH = auto()  # returns whether pc + imm is next
     JUMP = auto()  # returns the target; rd becomes the address of the next instruction
     LOAD = auto()  # returns the address; the loaded value goes to rd
@@ -95,7 +96,7 @@ class Instruction:
     format: Format
     kind: Kind
     semantics: Semantics
-    extension: str
+    extension: str  # as the specification spells it; several, with blanks between, where several have it
     width: int = 64  # of the memory access, in bits
     signed: bool = True
     result: str = "x"  # register file of rd: x, d (raw 64 bits), s or h (boxed single or half)
@@ -140,6 +141,13 @@ def pattern(text: str, bits: int) -> tuple[int, int]:
     return mask, match
 
 
+def _extension(name: str, module: str) -> str:
+    """Return the extension of a row that does not name it: its module says."""
+    if module == "privileged":
+        return "zicsr" if name.startswith("csr") else "zifencei" if name == "fence.i" else module
+    return module.removeprefix("rv64")
+
+
 def instruction(
     name: str, encoding: str, form: Format, kind: Kind = Kind.VALUE, **options: Any
 ) -> Callable[[Semantics], Semantics]:
@@ -147,7 +155,7 @@ def instruction(
 
     def declare(semantics: Semantics) -> Semantics:
         mask, match = pattern(encoding, 32)
-        extension = options.pop("extension", semantics.__module__.rsplit(".", 1)[-1])
+        extension = options.pop("extension", None) or _extension(name, semantics.__module__.rsplit(".", 1)[-1])
         TABLE.instructions.append(Instruction(name, mask, match, form, kind, semantics, extension, **options))
         return semantics
 

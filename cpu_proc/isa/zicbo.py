@@ -11,21 +11,21 @@ _BLOCK = Format({"rs1": "[19:15]"}, syntax="({rs1})")
 _MISC = "010 00000 0001111"
 
 
-@instruction("cbo.inval", f"0000000 00000 ..... {_MISC}", _BLOCK, Kind.SYSTEM)
+@instruction("cbo.inval", f"0000000 00000 ..... {_MISC}", _BLOCK, Kind.SYSTEM, extension="zicbom")
 def cbo_inval(S, X, F, w):
     return sys_cbo_inval(S, X, w)
 
 
-@instruction("cbo.clean", f"0000000 00001 ..... {_MISC}", _BLOCK, Kind.SYSTEM)
+@instruction("cbo.clean", f"0000000 00001 ..... {_MISC}", _BLOCK, Kind.SYSTEM, extension="zicbom")
 def cbo_clean(S, X, F, w):
     return sys_cbo_clean(S, X, w)
 
 
-@instruction("cbo.flush", f"0000000 00010 ..... {_MISC}", _BLOCK, Kind.SYSTEM)
+@instruction("cbo.flush", f"0000000 00010 ..... {_MISC}", _BLOCK, Kind.SYSTEM, extension="zicbom")
 def cbo_flush(S, X, F, w):
     return sys_cbo_clean(S, X, w)
 
 
-@instruction("cbo.zero", f"0000000 00100 ..... {_MISC}", _BLOCK, Kind.SYSTEM)
+@instruction("cbo.zero", f"0000000 00100 ..... {_MISC}", _BLOCK, Kind.SYSTEM, extension="zicboz")
 def cbo_zero(S, X, F, w):
     return sys_cbo_zero(S, X, w)
