@@ -13,42 +13,42 @@ _OP, _OP_32, _OP_IMM, _OP_IMM_32 = "0110011", "0111011", "0010011", "0011011"
 # Zba: addresses of array elements
 
 
-@instruction("add.uw", f"0000100 ..... ..... 000 ..... {_OP_32}", R, extension="zba")
+@instruction("add.uw", f"0000100 ..... ..... 000 ..... {_OP_32}", R, Kind.RARE, extension="zba")
 def add_uw(rs1, rs2):
     return (rs1 & 0xFFFFFFFF) + rs2
 
 
-@instruction("sh1add", f"0010000 ..... ..... 010 ..... {_OP}", R, extension="zba")
+@instruction("sh1add", f"0010000 ..... ..... 010 ..... {_OP}", R, Kind.RARE, extension="zba")
 def sh1add(rs1, rs2):
     return (rs1 << 1) + rs2
 
 
-@instruction("sh2add", f"0010000 ..... ..... 100 ..... {_OP}", R, extension="zba")
+@instruction("sh2add", f"0010000 ..... ..... 100 ..... {_OP}", R, Kind.RARE, extension="zba")
 def sh2add(rs1, rs2):
     return (rs1 << 2) + rs2
 
 
-@instruction("sh3add", f"0010000 ..... ..... 110 ..... {_OP}", R, extension="zba")
+@instruction("sh3add", f"0010000 ..... ..... 110 ..... {_OP}", R, Kind.RARE, extension="zba")
 def sh3add(rs1, rs2):
     return (rs1 << 3) + rs2
 
 
-@instruction("sh1add.uw", f"0010000 ..... ..... 010 ..... {_OP_32}", R, extension="zba")
+@instruction("sh1add.uw", f"0010000 ..... ..... 010 ..... {_OP_32}", R, Kind.RARE, extension="zba")
 def sh1add_uw(rs1, rs2):
     return ((rs1 & 0xFFFFFFFF) << 1) + rs2
 
 
-@instruction("sh2add.uw", f"0010000 ..... ..... 100 ..... {_OP_32}", R, extension="zba")
+@instruction("sh2add.uw", f"0010000 ..... ..... 100 ..... {_OP_32}", R, Kind.RARE, extension="zba")
 def sh2add_uw(rs1, rs2):
     return ((rs1 & 0xFFFFFFFF) << 2) + rs2
 
 
-@instruction("sh3add.uw", f"0010000 ..... ..... 110 ..... {_OP_32}", R, extension="zba")
+@instruction("sh3add.uw", f"0010000 ..... ..... 110 ..... {_OP_32}", R, Kind.RARE, extension="zba")
 def sh3add_uw(rs1, rs2):
     return ((rs1 & 0xFFFFFFFF) << 3) + rs2
 
 
-@instruction("slli.uw", f"000010. ..... ..... 001 ..... {_OP_IMM_32}", SHIFT6, extension="zba")
+@instruction("slli.uw", f"000010. ..... ..... 001 ..... {_OP_IMM_32}", SHIFT6, Kind.RARE, extension="zba")
 def slli_uw(rs1, imm):
     return (rs1 & 0xFFFFFFFF) << (imm & 63)
 
@@ -56,17 +56,17 @@ def slli_uw(rs1, imm):
 # Zbb, some of it shared with Zbkb: logic with negation
 
 
-@instruction("andn", f"0100000 ..... ..... 111 ..... {_OP}", R, extension="zbb zbkb")
+@instruction("andn", f"0100000 ..... ..... 111 ..... {_OP}", R, Kind.RARE, extension="zbb zbkb")
 def andn(rs1, rs2):
     return rs1 & ~rs2
 
 
-@instruction("orn", f"0100000 ..... ..... 110 ..... {_OP}", R, extension="zbb zbkb")
+@instruction("orn", f"0100000 ..... ..... 110 ..... {_OP}", R, Kind.RARE, extension="zbb zbkb")
 def orn(rs1, rs2):
     return rs1 | ~rs2
 
 
-@instruction("xnor", f"0100000 ..... ..... 100 ..... {_OP}", R, extension="zbb zbkb")
+@instruction("xnor", f"0100000 ..... ..... 100 ..... {_OP}", R, Kind.RARE, extension="zbb zbkb")
 def xnor(rs1, rs2):
     return ~(rs1 ^ rs2)
 
@@ -74,32 +74,32 @@ def xnor(rs1, rs2):
 # counting
 
 
-@instruction("clz", f"0110000 00000 ..... 001 ..... {_OP_IMM}", R2, extension="zbb")
+@instruction("clz", f"0110000 00000 ..... 001 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb")
 def clz_(rs1):
     return clz(rs1)
 
 
-@instruction("ctz", f"0110000 00001 ..... 001 ..... {_OP_IMM}", R2, extension="zbb")
+@instruction("ctz", f"0110000 00001 ..... 001 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb")
 def ctz_(rs1):
     return ctz(rs1)
 
 
-@instruction("cpop", f"0110000 00010 ..... 001 ..... {_OP_IMM}", R2, extension="zbb")
+@instruction("cpop", f"0110000 00010 ..... 001 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb")
 def cpop_(rs1):
     return cpop(rs1)
 
 
-@instruction("clzw", f"0110000 00000 ..... 001 ..... {_OP_IMM_32}", R2, extension="zbb")
+@instruction("clzw", f"0110000 00000 ..... 001 ..... {_OP_IMM_32}", R2, Kind.RARE, extension="zbb")
 def clzw(rs1):
     return clz(rs1 & 0xFFFFFFFF) - 32
 
 
-@instruction("ctzw", f"0110000 00001 ..... 001 ..... {_OP_IMM_32}", R2, extension="zbb")
+@instruction("ctzw", f"0110000 00001 ..... 001 ..... {_OP_IMM_32}", R2, Kind.RARE, extension="zbb")
 def ctzw(rs1):
     return ctz(rs1 | 0x100000000)
 
 
-@instruction("cpopw", f"0110000 00010 ..... 001 ..... {_OP_IMM_32}", R2, extension="zbb")
+@instruction("cpopw", f"0110000 00010 ..... 001 ..... {_OP_IMM_32}", R2, Kind.RARE, extension="zbb")
 def cpopw(rs1):
     return cpop(rs1 & 0xFFFFFFFF)
 
@@ -107,37 +107,39 @@ def cpopw(rs1):
 # extremes and extensions
 
 
-@instruction("max", f"0000101 ..... ..... 110 ..... {_OP}", R, extension="zbb")
+@instruction("max", f"0000101 ..... ..... 110 ..... {_OP}", R, Kind.RARE, extension="zbb")
 def max_(rs1, rs2):
     return smax(rs1, rs2)
 
 
-@instruction("maxu", f"0000101 ..... ..... 111 ..... {_OP}", R, extension="zbb")
+@instruction("maxu", f"0000101 ..... ..... 111 ..... {_OP}", R, Kind.RARE, extension="zbb")
 def maxu(rs1, rs2):
     return umax(rs1, rs2)
 
 
-@instruction("min", f"0000101 ..... ..... 100 ..... {_OP}", R, extension="zbb")
+@instruction("min", f"0000101 ..... ..... 100 ..... {_OP}", R, Kind.RARE, extension="zbb")
 def min_(rs1, rs2):
     return smin(rs1, rs2)
 
 
-@instruction("minu", f"0000101 ..... ..... 101 ..... {_OP}", R, extension="zbb")
+@instruction("minu", f"0000101 ..... ..... 101 ..... {_OP}", R, Kind.RARE, extension="zbb")
 def minu(rs1, rs2):
     return umin(rs1, rs2)
 
 
-@instruction("sext.b", f"0110000 00100 ..... 001 ..... {_OP_IMM}", R2, extension="zbb")
+@instruction("sext.b", f"0110000 00100 ..... 001 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb")
 def sext_b(rs1):
     return (rs1 << 56) >> 56
 
 
-@instruction("sext.h", f"0110000 00101 ..... 001 ..... {_OP_IMM}", R2, extension="zbb")
+@instruction("sext.h", f"0110000 00101 ..... 001 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb")
 def sext_h(rs1):
     return (rs1 << 48) >> 48
 
 
-@instruction("zext.h", f"0000100 00000 ..... 100 ..... {_OP_32}", R2, extension="zbb")  # Zbkb's packw with x0
+@instruction(
+    "zext.h", f"0000100 00000 ..... 100 ..... {_OP_32}", R2, Kind.RARE, extension="zbb"
+)  # Zbkb's packw with x0
 def zext_h(rs1):
     return rs1 & 0xFFFF
 
@@ -145,32 +147,32 @@ def zext_h(rs1):
 # rotation
 
 
-@instruction("rol", f"0110000 ..... ..... 001 ..... {_OP}", R, extension="zbb zbkb")
+@instruction("rol", f"0110000 ..... ..... 001 ..... {_OP}", R, Kind.RARE, extension="zbb zbkb")
 def rol(rs1, rs2):
     return rotate_right(rs1, 0 - rs2)
 
 
-@instruction("ror", f"0110000 ..... ..... 101 ..... {_OP}", R, extension="zbb zbkb")
+@instruction("ror", f"0110000 ..... ..... 101 ..... {_OP}", R, Kind.RARE, extension="zbb zbkb")
 def ror(rs1, rs2):
     return rotate_right(rs1, rs2)
 
 
-@instruction("rori", f"011000. ..... ..... 101 ..... {_OP_IMM}", SHIFT6, extension="zbb zbkb")
+@instruction("rori", f"011000. ..... ..... 101 ..... {_OP_IMM}", SHIFT6, Kind.RARE, extension="zbb zbkb")
 def rori(rs1, imm):
     return rotate_right(rs1, imm)
 
 
-@instruction("rolw", f"0110000 ..... ..... 001 ..... {_OP_32}", R, extension="zbb zbkb")
+@instruction("rolw", f"0110000 ..... ..... 001 ..... {_OP_32}", R, Kind.RARE, extension="zbb zbkb")
 def rolw(rs1, rs2):
     return (((rs1 & 0xFFFFFFFF) << (rs2 & 31) | (rs1 & 0xFFFFFFFF) >> ((0 - rs2) & 31)) << 32) >> 32
 
 
-@instruction("rorw", f"0110000 ..... ..... 101 ..... {_OP_32}", R, extension="zbb zbkb")
+@instruction("rorw", f"0110000 ..... ..... 101 ..... {_OP_32}", R, Kind.RARE, extension="zbb zbkb")
 def rorw(rs1, rs2):
     return (((rs1 & 0xFFFFFFFF) >> (rs2 & 31) | (rs1 & 0xFFFFFFFF) << ((0 - rs2) & 31)) << 32) >> 32
 
 
-@instruction("roriw", f"0110000 ..... ..... 101 ..... {_OP_IMM_32}", SHIFT5, extension="zbb zbkb")
+@instruction("roriw", f"0110000 ..... ..... 101 ..... {_OP_IMM_32}", SHIFT5, Kind.RARE, extension="zbb zbkb")
 def roriw(rs1, imm):
     return (((rs1 & 0xFFFFFFFF) >> (imm & 31) | (rs1 & 0xFFFFFFFF) << ((0 - imm) & 31)) << 32) >> 32
 
@@ -178,7 +180,7 @@ def roriw(rs1, imm):
 # bytes
 
 
-@instruction("rev8", f"0110101 11000 ..... 101 ..... {_OP_IMM}", R2, extension="zbb zbkb")
+@instruction("rev8", f"0110101 11000 ..... 101 ..... {_OP_IMM}", R2, Kind.RARE, extension="zbb zbkb")
 def rev8(rs1):
     return byte_swap(rs1)
 
@@ -232,41 +234,41 @@ def clmulr(rs1, rs2):
 # Zbs: single bits
 
 
-@instruction("bclr", f"0100100 ..... ..... 001 ..... {_OP}", R, extension="zbs")
+@instruction("bclr", f"0100100 ..... ..... 001 ..... {_OP}", R, Kind.RARE, extension="zbs")
 def bclr(rs1, rs2):
     return rs1 & ~(1 << (rs2 & 63))
 
 
-@instruction("bext", f"0100100 ..... ..... 101 ..... {_OP}", R, extension="zbs")
+@instruction("bext", f"0100100 ..... ..... 101 ..... {_OP}", R, Kind.RARE, extension="zbs")
 def bext(rs1, rs2):
     return shr(rs1, rs2 & 63) & 1
 
 
-@instruction("binv", f"0110100 ..... ..... 001 ..... {_OP}", R, extension="zbs")
+@instruction("binv", f"0110100 ..... ..... 001 ..... {_OP}", R, Kind.RARE, extension="zbs")
 def binv(rs1, rs2):
     return rs1 ^ 1 << (rs2 & 63)
 
 
-@instruction("bset", f"0010100 ..... ..... 001 ..... {_OP}", R, extension="zbs")
+@instruction("bset", f"0010100 ..... ..... 001 ..... {_OP}", R, Kind.RARE, extension="zbs")
 def bset(rs1, rs2):
     return rs1 | 1 << (rs2 & 63)
 
 
-@instruction("bclri", f"010010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, extension="zbs")
+@instruction("bclri", f"010010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, Kind.RARE, extension="zbs")
 def bclri(rs1, imm):
     return rs1 & ~(1 << (imm & 63))
 
 
-@instruction("bexti", f"010010. ..... ..... 101 ..... {_OP_IMM}", SHIFT6, extension="zbs")
+@instruction("bexti", f"010010. ..... ..... 101 ..... {_OP_IMM}", SHIFT6, Kind.RARE, extension="zbs")
 def bexti(rs1, imm):
     return shr(rs1, imm & 63) & 1
 
 
-@instruction("binvi", f"011010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, extension="zbs")
+@instruction("binvi", f"011010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, Kind.RARE, extension="zbs")
 def binvi(rs1, imm):
     return rs1 ^ 1 << (imm & 63)
 
 
-@instruction("bseti", f"001010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, extension="zbs")
+@instruction("bseti", f"001010. ..... ..... 001 ..... {_OP_IMM}", SHIFT6, Kind.RARE, extension="zbs")
 def bseti(rs1, imm):
     return rs1 | 1 << (imm & 63)

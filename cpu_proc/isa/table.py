@@ -29,7 +29,7 @@ class Kind(Enum):
     """What the generator wraps around the semantics."""
 
     VALUE = auto()  # returns what goes to rd
-    RARE = auto()  # as VALUE, kept out of the interpreter's loop
+    RARE = auto()  # as VALUE, kept out of the interpreter's loop: each branch there slows all the others
     BRANCH = auto()  # returns whether pc + imm is next
     JUMP = auto()  # returns the target; rd becomes the address of the next instruction
     LOAD = auto()  # returns the address; the loaded value goes to rd

@@ -119,7 +119,7 @@ def run(bench: Bench, program: Path) -> str:
     first, end = (_symbol(program, name) for name in ("begin_signature", "end_signature"))
     spent = 0
     while not bench.load(tohost):
-        if spent >= _LIMIT:
+        if spent >= _LIMIT or (spent and bench["PC"] < RAM):  # the latter: a trap without a handler
             return f"no end, pc={bench['PC']:#x} mcause={bench['MCAUSE']:#x} mepc={bench['MEPC']:#x}"
         reason = bench.step(100_000)
         if reason == MMIO:
