@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from cpu_proc.boot.fdt import Node, cells64, flatten
+from cpu_proc.boot.fdt import BrokenTree, Node, Tree, cells64, flatten, parse
 from cpu_proc.boot.tree import Description, build
 
 DTC, QEMU = "dtc", "qemu-system-riscv64"
@@ -61,6 +63,71 @@ def test_header_names_the_boot_hart(tmp_path: Path) -> None:
     blob = flatten(Node(), boot_hart=5)
     assert int.from_bytes(blob[28:32], "big") == 5
     assert int.from_bytes(blob[4:8], "big") == len(blob)
+
+
+def sample() -> Tree:
+    """Return a tree with something of everything."""
+    root = Node({"model": "x", "empty": None})
+    root.child("one@1", reg=[1, 2]).child("inner", text="a")
+    root.child("two")
+    return Tree(root, ((0x8000_0000, 0x1000), (0x9000_0000, 1)), 2)
+
+
+def test_a_blob_reads_back() -> None:
+    blob = sample().flatten()
+    again = parse(blob + b"behind")
+    assert again.flatten() == blob
+    assert again.root.properties == {"model": b"x\0", "empty": b""}
+    assert again.root.children["one@1"].children["inner"].properties == {"text": b"a\0"}
+    assert (again.reservations, again.boot_hart) == (sample().reservations, 2)
+
+
+@pytest.mark.peer
+def test_qemus_tree_reads_back_as_dtc_reads_it(tmp_path: Path) -> None:
+    qemu_tree(tmp_path)
+    blob = (tmp_path / "qemu.dtb").read_bytes()
+    assert source_of(parse(blob).flatten(), tmp_path)[0] == source_of(blob, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "word", "said"),
+    [
+        (0, 1, "begins with"), (4, 1 << 30, "truncated"), (8, 1 << 30, "outside"), (8, 57, "outside"),
+        (12, 1 << 30, "outside"), (16, 1 << 30, "no end"), (20, 3, "version"), (24, 18, "version"),
+        (32, 1 << 30, "outside"), (36, 1 << 30, "outside"), (36, 8, "middle"), (36, 0, "middle"),
+    ],
+)  # fmt: skip
+def test_a_damaged_header_is_named(at: int, word: int, said: str) -> None:
+    blob = bytearray(sample().flatten())
+    blob[at : at + 4] = word.to_bytes(4, "big")
+    with pytest.raises(BrokenTree, match=said):
+        parse(bytes(blob))
+
+
+def test_trees_too_deep_or_with_a_node_twice_are_refused() -> None:
+    root = node = Node()
+    for _ in range(70):
+        node = node.child("n")
+    with pytest.raises(BrokenTree, match="deep"):
+        parse(flatten(root))
+    root = Node()
+    root.child("n1")
+    root.child("n2")
+    with pytest.raises(BrokenTree, match="twice"):
+        parse(flatten(root).replace(b"n2", b"n1"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(some.lists(some.tuples(some.integers(0, 250), some.integers(0, 255)), max_size=4), some.integers(0, 300))
+def test_a_broken_blob_is_read_or_refused(changes: list[tuple[int, int]], cut: int) -> None:
+    blob = bytearray(sample().flatten())
+    for at, value in changes:
+        if at < len(blob):
+            blob[at] = value
+    try:
+        parse(bytes(blob[: len(blob) - cut] if cut < 200 else blob)).flatten()
+    except BrokenTree:
+        pass
 
 
 def tree(folder: Path, **options: object) -> tuple[str, set[str]]:
