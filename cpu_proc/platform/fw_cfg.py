@@ -16,9 +16,7 @@ logger = logging.getLogger(__name__)
 
 DATA, SELECTOR, DMA = 0, 8, 16
 SIGNATURE, ID, UUID, RAM_SIZE, NOGRAPHIC, NB_CPUS = 0x00, 0x01, 0x02, 0x03, 0x04, 0x05
-KERNEL_SIZE, INITRD_SIZE, BOOT_MENU, MAX_CPUS = 0x08, 0x0B, 0x0E, 0x0F
-KERNEL_DATA, INITRD_DATA, CMDLINE_SIZE, CMDLINE_DATA, FILE_DIRECTORY = 0x11, 0x12, 0x14, 0x15, 0x19
-FILE_FIRST, FILES_MAX, NAME_MAX = 0x20, 0x40, 55
+BOOT_MENU, MAX_CPUS, FILE_DIRECTORY, FILE_FIRST = 0x0E, 0x0F, 0x19, 0x20
 ID_TRADITIONAL, ID_DMA = 1, 2
 ERROR, READ, SKIP, SELECT, WRITE = 1, 2, 4, 8, 16  # of a DMA command
 _DMA_SIGNATURE = int.from_bytes(b"QEMU CFG", "big")
@@ -36,17 +34,6 @@ def standard_items(harts: int, ram_size: int) -> dict[int, bytes]:
         BOOT_MENU: struct.pack("<H", 0),
         MAX_CPUS: struct.pack("<H", harts),
     }
-
-
-def boot_items(kernel: bytes, initrd: bytes | None, cmdline: str) -> dict[int, bytes]:
-    """Return what firmware in flash needs to start a kernel by itself."""
-    items = {KERNEL_SIZE: struct.pack("<I", len(kernel)), KERNEL_DATA: kernel}
-    if initrd is not None:
-        items |= {INITRD_SIZE: struct.pack("<I", len(initrd)), INITRD_DATA: initrd}
-    if cmdline:
-        text = cmdline.encode() + b"\0"
-        items |= {CMDLINE_SIZE: struct.pack("<I", len(text)), CMDLINE_DATA: text}
-    return items
 
 
 def _directory(files: Mapping[str, bytes]) -> bytes:

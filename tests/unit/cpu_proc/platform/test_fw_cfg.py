@@ -87,17 +87,6 @@ def test_files_are_listed_by_name(device: FwCfg) -> None:
         assert item(device, key, size) == FILES[name]
 
 
-def test_boot_items_are_sizes_and_contents(memory: GuestMemory) -> None:
-    device = FwCfg(memory, fw_cfg.boot_items(b"kernel", b"disk", "a=b"), {})
-    assert item(device, fw_cfg.KERNEL_SIZE, 4) == struct.pack("<I", 6)
-    assert item(device, fw_cfg.KERNEL_DATA, 6) == b"kernel"
-    assert item(device, fw_cfg.INITRD_DATA, 4) == b"disk"
-    assert item(device, fw_cfg.CMDLINE_SIZE, 4) == struct.pack("<I", 4)
-    assert item(device, fw_cfg.CMDLINE_DATA, 4) == b"a=b\0"
-    device = FwCfg(memory, fw_cfg.boot_items(b"kernel", None, ""), {})
-    assert item(device, fw_cfg.INITRD_SIZE, 4) == item(device, fw_cfg.CMDLINE_SIZE, 4) == bytes(4)
-
-
 def test_dma_says_its_name(device: FwCfg) -> None:
     assert device.read(fw_cfg.DMA, 8).to_bytes(8, "little") == b"QEMU CFG"
     assert device.read(fw_cfg.DMA, 4).to_bytes(4, "little") == b"QEMU"
