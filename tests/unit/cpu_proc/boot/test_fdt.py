@@ -135,10 +135,10 @@ def tree(folder: Path, **options: object) -> tuple[str, set[str]]:
     return source_of(flatten(build(Description(1, MEMORY, **options))), folder)  # type: ignore[arg-type]
 
 
-def qemu_tree(folder: Path) -> tuple[str, set[str]]:
+def qemu_tree(folder: Path, aia: str = "aplic-imsic") -> tuple[str, set[str]]:
     """Return text and warnings of QEMU's."""
     path = folder / "qemu.dtb"
-    machine = f"virt,aia=aplic-imsic,dumpdtb={path}"
+    machine = f"virt,aia={aia},dumpdtb={path}"
     command = [need(QEMU, "qemu-system-misc"), "-M", machine, "-m", "512M", "-display", "none"]
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     return source_of(path.read_bytes(), folder)
@@ -161,9 +161,14 @@ def properties(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
+PLIC = {"interrupts": "plic", "flash": True}
+FOR_FIRMWARE = {"machine_level": True, "flash": True}
+
+
 @pytest.mark.peer
-def test_no_warning_that_qemus_tree_does_not_have(tmp_path: Path) -> None:
-    ours = tree(tmp_path, cmdline="quiet", initrd=(0x8800_0000, 0x8900_0000))[1]
+@pytest.mark.parametrize("options", [{}, PLIC, FOR_FIRMWARE], ids=["plain", "plic", "firmware"])
+def test_no_warning_that_qemus_tree_does_not_have(tmp_path: Path, options: dict[str, object]) -> None:
+    ours = tree(tmp_path, cmdline="quiet", initrd=(0x8800_0000, 0x8900_0000), **options)[1]
     theirs = {warning.split(" ")[0] for warning in qemu_tree(tmp_path)[1]}
     assert {warning for warning in ours if warning.split(" ")[0] not in theirs} == set()
 
@@ -197,17 +202,45 @@ def test_node_says_what_qemus_says(tmp_path: Path, node: str) -> None:
 
 
 @pytest.mark.peer
-def test_interrupt_map_routes_as_qemus_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "aia", "width"), [({}, "aplic-imsic", 7), (PLIC, "none", 6)], ids=["aia", "plic"])
+def test_interrupt_map_routes_as_qemus_does(tmp_path: Path, options: dict[str, object], aia: str, width: int) -> None:
     """Row by row, but for the handle of the controller."""
     rows = []
-    for text, _warnings in (tree(tmp_path), qemu_tree(tmp_path)):
+    for text, _warnings in (tree(tmp_path, **options), qemu_tree(tmp_path, aia)):
         cells = [int(cell, 0) for cell in properties(text)["/soc/pci@30000000"]["interrupt-map"].strip("<>").split()]
-        rows.append([cells[i : i + 4] + cells[i + 5 : i + 7] for i in range(0, len(cells), 7)])
+        rows.append([cells[i : i + 4] + cells[i + 5 : i + width] for i in range(0, len(cells), width)])
     assert rows[0] == rows[1]
 
 
-def test_handles_point_at_nodes(tmp_path: Path) -> None:
-    nodes = properties(tree(tmp_path)[0])
+@pytest.mark.peer
+def test_controllers_say_what_qemus_say(tmp_path: Path) -> None:
+    """The PLIC, flash and fw_cfg, and of M mode the APLIC and IMSIC (QEMU 7.2 names these nodes otherwise)."""
+    ours, theirs = properties(tree(tmp_path, **PLIC)[0]), properties(qemu_tree(tmp_path, "none")[0])
+    for node, names in {
+        "/soc/plic@c000000": ("compatible", "reg", "#interrupt-cells", "#address-cells", "interrupt-controller"),
+        "/flash@20000000": ("compatible", "reg", "bank-width"),
+        "/fw-cfg@10100000": ("compatible", "reg", "dma-coherent"),
+    }.items():
+        assert {name: ours[node][name] for name in names} == {name: theirs[node][name] for name in names}
+    assert ours["/soc/serial@10000000"]["interrupts"] == theirs["/soc/serial@10000000"]["interrupts"]
+    assert "msi-parent" not in ours["/soc/pci@30000000"]
+    assert "aia" not in ours["/cpus/cpu@0"]["riscv,isa"]
+    ours, theirs = properties(tree(tmp_path, **FOR_FIRMWARE)[0]), properties(qemu_tree(tmp_path)[0])
+    for kind, base, names in (
+        ("imsics", "24000000", ("reg", "#interrupt-cells", "riscv,num-ids", "interrupt-controller")),
+        ("aplic", "c000000", ("reg", "#interrupt-cells", "riscv,num-sources", "interrupt-controller")),
+    ):
+        mine, its = ours[f"/soc/interrupt-controller@{base}"], theirs[f"/soc/{kind}@{base}"]
+        assert {name: mine[name] for name in names} == {name: its[name] for name in names}
+    domain = ours["/soc/interrupt-controller@c000000"]
+    child = ours["/soc/interrupt-controller@d000000"]["phandle"].strip("<>")
+    assert domain["riscv,children"] == f"<{child}>"
+    assert domain["riscv,delegate"] == domain["riscv,delegation"] == f"<{child} 0x01 0x5f>"
+
+
+@pytest.mark.parametrize("options", [{}, PLIC, FOR_FIRMWARE], ids=["plain", "plic", "firmware"])
+def test_handles_point_at_nodes(tmp_path: Path, options: dict[str, object]) -> None:
+    nodes = properties(tree(tmp_path, **options)[0])
     handles = {values["phandle"]: path for path, values in nodes.items() if "phandle" in values}
     assert len(handles) == sum("phandle" in values for values in nodes.values())
     for values in nodes.values():
