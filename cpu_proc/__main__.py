@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpu_proc.boot import config as boot_config
+from cpu_proc.boot.config import BootConfig
 from protocol import names
 from protocol.errors import BusvmError, ConfigError
 from protocol.layout import ClockPage, IrqPage
@@ -40,9 +42,8 @@ class Config:
     bus: str
     memory: int
     cpus: int
-    kernel: Path
-    initrd: Path | None
-    cmdline: str
+    interrupts: str
+    boot: BootConfig
     devices: dict[str, int]
 
 
@@ -55,9 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="Linux image, EFI stub, ELF, or one in gzip")
     parser.add_argument("--initrd", type=Path, metavar="FILE", help="initial RAM disk")
     parser.add_argument("--cmdline", default="", metavar="TEXT", help="kernel command line")
+    parser.add_argument("--firmware", type=Path, metavar="FILE", help="M-mode firmware: OpenSBI, U-Boot")
+    parser.add_argument("--dtb", type=Path, metavar="FILE", help="device tree instead of the machine's own")
+    parser.add_argument("--flash0", type=Path, metavar="FILE", help="32 MiB behind the first bank of flash")
+    parser.add_argument("--flash1", type=Path, metavar="FILE", help="32 MiB behind the second bank")
+    parser.add_argument(
+        "--load", action="append", default=[], metavar="KEY=VALUE,...", help="put a file or value into memory"
+    )
+    parser.add_argument(
+        "--fw-cfg", action="append", default=[], metavar="name=NAME,...", help="file for fw_cfg: file=PATH or string="
+    )
+    parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")
     parser.add_argument(
         "--device", action="append", default=[], metavar="ID=SLOT", help="expect device ID in PCI slot SLOT (1-31)"
     )
+    parser.add_argument("--check", action="store_true", help="place the guest on paper, exit 0 if all fits, else 2")
     parser.add_argument("--warm", action="store_true", help="compile the engine for this host, then exit")
     parser.add_argument("--check-cache", action="store_true", help="exit 0 if the engine is compiled already, else 1")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
@@ -66,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    for option in ("vm", "bus", "kernel"):
+    for option in ("vm", "bus"):
         if getattr(args, option) is None:
             raise ConfigError(f"--{option} is missing", hint="`orchestrator up` starts all processes of a VM")
     if not names.VM_PATTERN.match(args.vm):
@@ -84,7 +97,35 @@ def _config(args: argparse.Namespace) -> Config:
         devices[device_id] = int(slot)
     if not 1 <= args.cpus <= HARTS_MAX:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
-    return Config(args.vm, args.bus, memory, args.cpus, args.kernel, args.initrd, args.cmdline, devices)
+    return Config(args.vm, args.bus, memory, args.cpus, args.interrupts, _boot(args), devices)
+
+
+def _boot(args: argparse.Namespace) -> BootConfig:
+    if not (args.kernel or args.firmware or args.load or args.flash0):
+        raise ConfigError("--kernel is missing", hint="or --firmware, or --load")
+    return BootConfig(
+        kernel=args.kernel,
+        initrd=args.initrd,
+        cmdline=args.cmdline,
+        firmware=args.firmware,
+        dtb=args.dtb,
+        flash=(args.flash0, args.flash1),
+        loads=tuple(boot_config.load(number, text) for number, text in enumerate(args.load, 1)),
+        files=tuple(boot_config.fw_cfg_file(text) for text in args.fw_cfg),
+    )
+
+
+def _check(config: Config) -> None:
+    from cpu_proc.boot import loader
+    from cpu_proc.boot.tree import describe
+    from cpu_proc.platform.flash import FlashFile
+
+    loader.plan(
+        config.boot, config.memory, config.cpus, describe(config.boot, config.cpus, config.memory, config.interrupts)
+    )
+    for index, path in enumerate(config.boot.flash):
+        if path:
+            FlashFile(path, f"flash{index}").close()
 
 
 async def _serve(config: Config, engine: Any, started_ns: int) -> int:
@@ -92,7 +133,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.clock import GuestClock
     from cpu_proc.console import Console
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
-    from cpu_proc.machine import OFF, WAITING, BootConfig, Events, Machine
+    from cpu_proc.machine import OFF, WAITING, Events, Machine
     from protocol.bus import Bus
     from protocol.objects import Tree
 
@@ -127,8 +168,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             state_changed,
             guest_reset,
         )
-        boot = BootConfig(config.kernel, config.initrd, config.cmdline)
-        machine = Machine(engine, shared["ram"], irq, clock, boot, events, config.cpus)
+        machine = Machine(engine, shared["ram"], irq, clock, config.boot, events, config.cpus, config.interrupts)
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
@@ -188,6 +228,9 @@ def main(argv: list[str] | None = None) -> int:
                 compiled.load(_progress)
             return 0 if compiled.is_cached() else 1
         config = _config(args)
+        if args.check:
+            _check(config)
+            return 0
         setup(level=args.log_level, as_json=args.log_json, vm=config.vm)
         names.Runtime(config.vm).prepare()
         from cpu_proc.engine import compiled

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from cpu_proc import memory_map as mm
+from cpu_proc.boot import images
+from cpu_proc.boot.reset_vector import Rom
 from cpu_proc.clock import GuestClock
+from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
+from cpu_proc.platform.flash import BANK, Flash, FlashFile
+from cpu_proc.platform.fw_cfg import FwCfg, standard_items
 from cpu_proc.platform.mmio import AddressSpace
+from cpu_proc.platform.plic import Plic
 from cpu_proc.platform.power import Power
 from cpu_proc.platform.rtc import Rtc
 from cpu_proc.platform.uart import Uart
 from protocol.layout import IrqPage
+from protocol.memory import GuestMemory
+
+_S_EXTERNAL, _M_EXTERNAL = 9, 11  # interrupts of mip
 
 
 @dataclass(frozen=True)
@@ -31,19 +41,49 @@ class Wiring:
     set_windows: Callable[[list[list[int]]], None]
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """What differs from board to board: the interrupt controllers, what is in the flash, files of fw_cfg."""
+
+    interrupts: str = "aia"  # or "plic"
+    flash: tuple[Path | None, Path | None] = (None, None)
+    files: tuple[tuple[str, Path | str], ...] = ()
+
+
 class Board:
     """All devices of one machine in the CPU process."""
 
-    def __init__(self, harts: list[Hart], ram_size: int, irq: IrqPage, clock: GuestClock, wiring: Wiring) -> None:
+    def __init__(
+        self,
+        harts: list[Hart],
+        memory: GuestMemory,
+        irq: IrqPage,
+        clock: GuestClock,
+        wiring: Wiring,
+        fitting: Fitting | None = None,
+    ) -> None:
+        """Build the board.
+
+        Raises:
+            ConfigError: a file of flash or fw_cfg cannot be used.
+            HostError: another process has a flash file.
+        """
+        fitting = fitting or Fitting()
         self._harts = harts
         self.space = space = AddressSpace()
         for hart in harts:
-            hart["IMSIC_PRESENT"] = 1
-        self.aplic = Aplic(self._send_message)
-        self.uart = Uart(lambda b: wiring.console(bytes([b])), lambda v: self.aplic.set_line(mm.UART0_IRQ, v))
-        self.rtc = Rtc(lambda v: self.aplic.set_line(mm.RTC_IRQ, v))
-        high = mm.pcie_high(ram_size)
-        self.root = Root(space, irq, [mm.PCIE_MMIO, high], self.aplic.set_line, wiring.set_windows)
+            hart["IMSIC_PRESENT"] = int(fitting.interrupts == "aia")
+        self.wires: Plic | Aplic = self._plic() if fitting.interrupts == "plic" else self._aia()
+        set_line = self.wires.set_line
+        self.uart = Uart(lambda b: wiring.console(bytes([b])), lambda v: set_line(mm.UART0_IRQ, v))
+        self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v))
+        high = mm.pcie_high(memory.size)
+        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, wiring.set_windows)
+        self.rom = Rom()
+        self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
+        self.flash = self._flash(fitting)
+        space.add(mm.MROM, self.rom, "mrom")
+        space.add(mm.FW_CFG, self.fw_cfg, "fw-cfg")
         space.add(mm.UART0, self.uart, "uart0")
         space.add(mm.PCIE_ECAM, self.root, "pcie-ecam")
         space.add(mm.PCIE_MMIO, MemoryWindow(self.root, mm.PCIE_MMIO.base), "pcie-mmio")
@@ -51,13 +91,41 @@ class Board:
         space.add(mm.TEST, Power(wiring.power_off, wiring.request_reset), "test")
         space.add(mm.RTC, self.rtc, "rtc")
         space.add(mm.CLINT, Aclint(harts, clock.ticks, clock.set_ticks), "clint")
-        space.add(mm.APLIC_S, self.aplic, "aplic-s")
-        space.add(mm.IMSIC_S, Imsic(harts, "SI"), "imsic-s")
-        space.add(mm.IMSIC_M, Imsic(harts, "MI"), "imsic-m")
 
-    def _send_message(self, hart: int, identity: int) -> None:
+    def _plic(self) -> Plic:
+        plic = Plic(len(self._harts), self._set_external_line)
+        self.space.add(mm.PLIC, plic, "plic")
+        return plic
+
+    def _set_external_line(self, hart: int, mode: int, level: int) -> None:
+        self._harts[hart].set_line(_M_EXTERNAL if mode == M else _S_EXTERNAL, level)
+
+    def _aia(self) -> Aplic:
+        low = Aplic(lambda hart, identity: self._send_message("SI", hart, identity))
+        high = Aplic(lambda hart, identity: self._send_message("MI", hart, identity), low)
+        self.space.add(mm.APLIC_M, high, "aplic-m")
+        self.space.add(mm.APLIC_S, low, "aplic-s")
+        self.space.add(mm.IMSIC_M, Imsic(self._harts, "MI"), "imsic-m")
+        self.space.add(mm.IMSIC_S, Imsic(self._harts, "SI"), "imsic-s")
+        return high
+
+    def _send_message(self, file: str, hart: int, identity: int) -> None:
         if hart < len(self._harts):  # a target that does not exist is dropped, as on a bus
-            self._harts[hart].set_external("SI", identity)
+            self._harts[hart].set_external(file, identity)
+
+    def _flash(self, fitting: Fitting) -> list[Flash]:
+        if not any(fitting.flash):
+            return []
+        files = [FlashFile(path, f"flash{i}") if path else None for i, path in enumerate(fitting.flash)]
+        banks = [Flash(file) for file in files]
+        for index, bank in enumerate(banks):
+            self.space.add(mm.Region(mm.FLASH.base + index * BANK, BANK), bank, f"flash{index}")
+        return banks
+
+    def stand_in_for_firmware(self) -> None:
+        """Set up what M-mode firmware would have, for a guest that begins in S mode."""
+        if isinstance(self.wires, Aplic):
+            self.wires.delegate_all()
 
     def reset(self) -> None:
         """Return all devices to their power-on state, those in other processes included."""
@@ -66,6 +134,21 @@ class Board:
             function.last_words = []
         for function in self.root.functions.values():
             self.root.add(function)
-        self.aplic.reset()
+        self.wires.reset()
+        self.fw_cfg.reset()
+        for bank in self.flash:
+            bank.reset()
         self.uart.reset()
         self.rtc.reset()
+
+    def close(self) -> None:
+        """Let go of files."""
+        for bank in self.flash:
+            bank.close()
+
+
+def _files(fitting: Fitting) -> dict[str, bytes]:
+    return {
+        name: content.encode() if isinstance(content, str) else images.read(content, f"fw_cfg {name}")
+        for name, content in fitting.files
+    }

@@ -18,17 +18,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cpu_proc import memory_map as mm
-from cpu_proc.board import Board, Wiring
-from cpu_proc.boot import loader
-from cpu_proc.boot.fdt import flatten
+from cpu_proc.board import Board, Fitting, Wiring
+from cpu_proc.boot import loader, tree
+from cpu_proc.boot.config import BootConfig
 from cpu_proc.boot.sbi import Sbi
-from cpu_proc.boot.tree import Description, build
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
@@ -45,15 +43,6 @@ _ALARM_BUDGET = 20_000_000  # instructions, about a tenth of a second
 _NEVER = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class BootConfig:
-    """What to boot."""
-
-    kernel: Path
-    initrd: Path | None = None
-    cmdline: str = ""
-
-
 @dataclass
 class Events:
     """What the machine tells its owner; each is called on a hart's thread."""
@@ -67,7 +56,15 @@ class Machine:
     """One VM's machine. ``start`` begins execution; the owner watches ``Events.state`` for ``off``."""
 
     def __init__(
-        self, engine: Any, ram: Shared, irq: IrqPage, clock: GuestClock, boot: BootConfig, events: Events, cpus: int = 1
+        self,
+        engine: Any,
+        ram: Shared,
+        irq: IrqPage,
+        clock: GuestClock,
+        boot: BootConfig,
+        events: Events,
+        cpus: int = 1,
+        interrupts: str = "aia",
     ) -> None:
         self.ram = ram
         self.memory = GuestMemory(ram, mm.DRAM_BASE)
@@ -75,6 +72,7 @@ class Machine:
         self.clock = clock
         self.boot_config = boot
         self.events = events
+        self.interrupts = interrupts
         self.state, self.reason = WAITING, ""
         self.exit_status = 0
         self.blob = b""
@@ -92,7 +90,8 @@ class Machine:
         self._reset_wanted = False
         self._serving: Hart | None = None
         wiring = Wiring(self.events.console, self.power_off, self.request_reset, self._set_windows)
-        self.board = Board(self.harts, ram.size, irq, clock, wiring)
+        fitting = Fitting(interrupts, boot.flash, boot.files)
+        self.board = Board(self.harts, self.memory, irq, clock, wiring, fitting)
 
     def _set_windows(self, rows: list[list[int]]) -> None:
         old = [hart.set_windows(rows) for hart in self.harts]
@@ -221,23 +220,27 @@ class Machine:
     # booting
 
     def load_guest(self) -> None:
-        """Place kernel, initial RAM disk and device tree, and point the boot hart at the kernel.
+        """Place everything that is to be in memory, and point the harts at where they begin.
 
         Raises:
             ConfigError: the guest cannot be loaded.
         """
-        boot = self.boot_config
-        kernel = loader.load_kernel(self.ram, boot.kernel)
-        described = Description(len(self.harts), self.ram.size, boot.cmdline)
-        limit = loader.tree_address(self.ram, len(flatten(build(described))) + 256)
-        initrd = loader.load_initrd(self.ram, boot.initrd, kernel.end, limit) if boot.initrd else None
-        self.blob = flatten(build(Description(len(self.harts), self.ram.size, boot.cmdline, initrd)))
-        tree = loader.place_tree(self.ram, self.blob)
+        describe = tree.describe(self.boot_config, len(self.harts), self.ram.size, self.interrupts)
+        guest = loader.plan(self.boot_config, self.ram.size, len(self.harts), describe)
+        guest.placement.store(self.ram)
+        self.board.rom.data, self.blob = guest.rom, guest.blob
+        if not guest.start.machine:
+            self.board.stand_in_for_firmware()
         for hart in self.harts:
-            hart.condition = STOPPED
-        boot_hart = self.harts[0]
-        boot_hart.enter_supervisor(kernel.entry, boot_hart.index, tree)
-        boot_hart.condition = STARTED
+            start = guest.start_of(hart.index)
+            if start.machine:
+                hart.enter_machine(start.pc, hart.index, guest.tree_at, start.info)
+                hart.condition = STARTED
+            elif hart.index == 0:
+                hart.enter_supervisor(start.pc, hart.index, guest.tree_at)
+                hart.condition = STARTED
+            else:
+                hart.condition = STOPPED
 
     def _reset(self) -> None:
         """Cold reset: all devices, all harts, guest loaded anew."""
@@ -284,6 +287,8 @@ class Machine:
             try:
                 if reason == st.EXIT_MMIO:
                     self._mmio(hart)
+                    if self.irq.shared.u8[IrqPage.LOOK]:
+                        self._look()  # a guest that polls a device may never come to the end of a slice
                 elif reason == st.EXIT_SBI:
                     self.sbi.call(hart)
                 elif reason == st.EXIT_LOOK:
@@ -346,6 +351,7 @@ class Machine:
         """Release what the machine holds of the host, after ``join``."""
         for function in self.board.root.functions.values():
             function.release()
+        self.board.close()
         for hart in self.harts:
             hart.close()
         os.close(self.irq_event)

@@ -25,6 +25,10 @@ DEFAULT_NAME = "demo"
 FILE_NAME = "vm.toml"
 
 
+Rows = tuple[tuple[str, Any], ...]
+"""The keys of a ``[[load]]`` or ``[[fw-cfg]]`` that say something, with their values."""
+
+
 @dataclass(frozen=True)
 class Device:
     """One ``[[device]]``; ``options`` are the keys of its type that were given or have a default."""
@@ -48,9 +52,20 @@ class Config:
     kernel: Path | None
     initrd: Path | None
     cmdline: str
+    firmware: Path | None
+    dtb: Path | None
+    flash0: Path | None
+    flash1: Path | None
+    loads: tuple[Rows, ...]
+    files: tuple[Rows, ...]
     devices: tuple[Device, ...]
     file: Path | None
     places: Places = field(compare=False, repr=False)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether nothing is named that could boot, so that the embedded guest does."""
+        return not (self.kernel or self.firmware or self.flash0 or self.loads)
 
     @property
     def folder(self) -> Path:
@@ -103,6 +118,12 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],
+        firmware=boot["firmware"],
+        dtb=boot["dtb"],
+        flash0=boot["flash0"],
+        flash1=boot["flash1"],
+        loads=reader.rows(data, "load"),
+        files=reader.rows(data, "fw-cfg"),
         devices=reader.devices(data.get("device", [])),
         file=file.resolve() if file else None,
         places=places,
@@ -185,10 +206,10 @@ class _Reader:
     def check_tables(self, data: dict[str, Any]) -> None:
         """Check that the tables are tables."""
         for table in schema.TABLES:
-            value = data.get(table, [] if table == "device" else {})
-            if table == "device":
+            value = data.get(table, [] if table in schema.LISTS else {})
+            if table in schema.LISTS:
                 if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-                    raise self.error((table,), "must be a list of tables", "write [[device]]")
+                    raise self.error((table,), "must be a list of tables", f"write [[{table}]]")
             elif not isinstance(value, dict):
                 raise self.error((table,), "must be a table", f"write [{table}]")
 
@@ -217,7 +238,7 @@ class _Reader:
         value: Any = given[key.name]
         if key.kind is Kind.SIZE:
             return self._size(value, key, where)
-        wanted: dict[Kind, type] = {Kind.COUNT: int, Kind.FLAG: bool, Kind.WORDS: list}
+        wanted: dict[Kind, type] = {Kind.COUNT: int, Kind.NUMBER: int, Kind.FLAG: bool, Kind.WORDS: list}
         expected = wanted.get(key.kind, str)
         fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
         if not fits:
@@ -228,11 +249,14 @@ class _Reader:
             return tuple(value)
         if key.kind is Kind.FILE:
             return self._file(value, where)
-        if key.kind is Kind.COUNT:
+        if key.kind in (Kind.COUNT, Kind.NUMBER):
             self._range(value, key, where)
         if key.choices and value not in key.choices:
-            what = f"{value!r} is not built yet" if value in key.later else f"{value!r} is none of its values"
-            raise self.error(where, what, _nearest(value, key.choices) or f"values: {', '.join(key.choices)}")
+            raise self.error(
+                where,
+                f"{value!r} is none of its values",
+                _nearest(value, key.choices) or f"values: {', '.join(key.choices)}",
+            )
         return value
 
     def _range(self, value: int, key: Key, where: tuple[str | int, ...]) -> None:
@@ -282,6 +306,11 @@ class _Reader:
             raise self.error(("vm", "name"), f"{name!r} ends in .dev", "choose another")
         return name
 
+    def rows(self, data: dict[str, Any], table: str) -> tuple[Rows, ...]:
+        """Check the tables of one list key by key; what they mean together, the CPU process knows."""
+        checked = (self.table(given, table, (table, index)) for index, given in enumerate(data.get(table, [])))
+        return tuple(tuple(row for row in values.items() if _says_something(row[1])) for values in checked)
+
     def devices(self, tables: list[dict[str, Any]]) -> tuple[Device, ...]:
         """Check the devices together."""
         devices: list[Device] = []
@@ -324,8 +353,17 @@ class _Reader:
         raise self.error(where, f"unknown type {kind!r}", hint)
 
 
+def _says_something(value: Any) -> bool:
+    return value is not None and value is not False and value != ""  # the number 0 does
+
+
 def _article(kind: Kind) -> str:
-    names = {Kind.COUNT: "a whole number", Kind.SIZE: 'a size such as "512M"', Kind.FLAG: "true or false"}
+    names = {
+        Kind.COUNT: "a whole number",
+        Kind.NUMBER: "a whole number",
+        Kind.SIZE: 'a size such as "512M"',
+        Kind.FLAG: "true or false",
+    }
     return names.get(kind, "a list of texts" if kind is Kind.WORDS else "a text in quotes")
 
 

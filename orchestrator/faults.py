@@ -11,6 +11,7 @@ from protocol.errors import BusvmError, ConfigError, HostError
 
 _ERROR = re.compile(r"(?:.*?: )?error: (.*)")
 _HINT = re.compile(r"\s*hint: (.*)")
+_LOAD = re.compile(r"(?:--)?load (\d+)\b")
 _OFF = re.compile(r"state=off reason='exit status (-?\d+)'")
 _LOGGED = re.compile(r"time=\S+ level=(?:error|critical) .*\bmsg=(.*)")
 
@@ -57,7 +58,10 @@ def _place(config: Config | None, name: str, message: str) -> str:
     if config is None:
         return f"{name}: "
     if name == CPU:
-        for key, value in (("kernel", config.kernel), ("initrd", config.initrd)):
+        if found := _LOAD.match(message):
+            return f"{config.places.of('load', int(found[1]) - 1)}: "
+        for key in ("kernel", "initrd", "firmware", "dtb", "flash0", "flash1"):
+            value = getattr(config, key)
             if value is not None and str(value) in message:
                 return f"{config.places.of('boot', key)}: boot.{key}: "
         return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import schema
-from orchestrator.config import Config, Device
+from orchestrator.config import Config, Device, Rows
 from protocol.names import Runtime
 
 BUS, CPU = "bus", "cpu"
@@ -89,7 +89,7 @@ def make(config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str
         config.memory,
         runtime.bus_address,
         (bus, cpu, *devices),
-        embedded=config.kernel is None,
+        embedded=config.embedded,
     )
 
 
@@ -103,7 +103,8 @@ def _python(module: str, *, safe: bool) -> tuple[str, ...]:
     return (sys.executable, *(("-P",) if safe else ()), "-m", module)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what our own processes need in their environment."""
     found = {"PYTHONUNBUFFERED": "1"}
     home = Path(__file__).resolve().parent.parent
     if home.name not in ("site-packages", "dist-packages"):  # a checkout that may not be installed
@@ -114,14 +115,31 @@ def _environment() -> dict[str, str]:
 
 def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
-    argv += ["--memory", str(config.memory), "--cpus", str(config.cpus), "--kernel", str(config.kernel or guest)]
-    if config.initrd:
-        argv += ["--initrd", str(config.initrd)]
+    argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
+    if config.interrupts != "aia":
+        argv += ["--interrupts", config.interrupts]
+    for name in ("firmware", "kernel", "initrd", "dtb", "flash0", "flash1"):
+        path = guest if name == "kernel" and config.embedded else getattr(config, name)
+        if path:
+            argv += [f"--{name}", str(path)]
+    for option, tables in (("--load", config.loads), ("--fw-cfg", config.files)):
+        argv += [f"{option}={_pairs(rows)}" for rows in tables]
     if config.cmdline:
         argv += [f"--cmdline={config.cmdline}"]
     for device in devices:
         argv += ["--device", f"{device.id}={device.slot}"]
-    return Process(CPU, CPU, tuple(argv), str(runtime.logs / "cpu.log"), str(config.folder), _environment())
+    return Process(CPU, CPU, tuple(argv), str(runtime.logs / "cpu.log"), str(config.folder), environment())
+
+
+def _pairs(rows: Rows) -> str:
+    """Return keys and values as one text; a comma within a value is written twice."""
+    shown = ((key, "true" if value is True else str(value).replace(",", ",,")) for key, value in rows)
+    return ",".join(f"{key}={value}" for key, value in shown)
+
+
+def check_command(config: Config, runtime: Runtime, guest: Path) -> tuple[str, ...]:
+    """Return the command that places the guest on paper and starts nothing."""
+    return (*_cpu(config, (), runtime, guest).argv, "--check")
 
 
 def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debug: bool) -> Process:
@@ -137,7 +155,7 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         tuple(argv),
         str(runtime.logs / f"{device.id}.log"),
         str(config.folder),
-        _environment(),
+        environment(),
         "attach" if debug else device.start,
         device.restart,
         slot,

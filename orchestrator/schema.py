@@ -29,6 +29,7 @@ class Kind(StrEnum):
     TEXT = "text"
     SIZE = "size"
     COUNT = "count"
+    NUMBER = "number"
     FLAG = "true or false"
     FILE = "file"
     WORDS = "list of texts"
@@ -58,8 +59,6 @@ class Key:
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
-    """Values that are known and not built yet: they get a message of their own."""
     least: int = 0
     most: int | None = None
     types: tuple[str, ...] = ()
@@ -90,14 +89,35 @@ KEYS = (
         "vm",
         "interrupts",
         Kind.TEXT,
-        "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X.",
+        "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",
         default="aia",
-        choices=("aia",),
-        later=("plic",),
+        choices=("aia", "plic"),
     ),
-    Key("boot", "kernel", Kind.FILE, "Linux image (raw, EFI stub, gzip) or ELF. Without it the embedded guest boots."),
+    Key(
+        "boot",
+        "kernel",
+        Kind.FILE,
+        "Linux image (raw, EFI stub, gzip) or ELF; behind firmware also plain code. Without kernel, firmware and loads "
+        "the embedded guest boots.",
+    ),
+    Key("boot", "firmware", Kind.FILE, "M-mode firmware: OpenSBI, U-Boot, ELF or raw. Without it SBI is built in."),
+    Key("boot", "dtb", Kind.FILE, "Device tree instead of the machine's own; command line and disk are put into it."),
+    Key("boot", "flash0", Kind.FILE, "32 MiB behind the first bank of flash, at 0x20000000."),
+    Key("boot", "flash1", Kind.FILE, "32 MiB behind the second bank of flash, at 0x22000000."),
     Key("boot", "initrd", Kind.FILE, "Initial RAM disk."),
     Key("boot", "cmdline", Kind.TEXT, "Kernel command line.", default=""),
+    Key("load", "file", Kind.FILE, "File to put into memory: ELF at its own addresses, anything else at `address`."),
+    Key("load", "address", Kind.NUMBER, "Physical address."),
+    Key("load", "value", Kind.NUMBER, "Number to store at `address`, little-endian, instead of a file."),
+    Key("load", "size", Kind.COUNT, "Bytes of `value`.", least=1, most=8),
+    Key("load", "force-raw", Kind.FLAG, "Take an ELF file as plain bytes.", default=False),
+    Key("load", "cpu", Kind.COUNT, "This hart begins at the file's entry or at `address`, in M mode."),
+    Key("load", "kernel", Kind.FILE, "Kernel of a hypervisor's guest: plain bytes, named in `/chosen` of the tree."),
+    Key("load", "initrd", Kind.FILE, "RAM disk of a hypervisor's guest, likewise."),
+    Key("load", "bootargs", Kind.TEXT, "Command line of that guest's kernel.", default=""),
+    Key("fw-cfg", "name", Kind.TEXT, "Name of a fw_cfg file, such as `opt/org.example/key`.", required=True),
+    Key("fw-cfg", "file", Kind.FILE, "File that is its content."),
+    Key("fw-cfg", "string", Kind.TEXT, "Text that is its content."),
     Key("device", "id", Kind.TEXT, "Name on the bus, in logs and in `ps`: letters, digits, `_`.", required=True),
     Key(
         "device",
@@ -129,7 +149,8 @@ KEYS = (
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
 )
 
-TABLES = ("vm", "boot", "device")
+TABLES = ("vm", "boot", "load", "fw-cfg", "device")
+LISTS = ("load", "fw-cfg", "device")  # written [[load]], any number of times
 
 
 def keys_of(table: str) -> dict[str, Key]:
@@ -166,6 +187,7 @@ _JSON_TYPES: dict[Kind, dict[str, Any]] = {
     Kind.TEXT: {"type": "string"},
     Kind.SIZE: {"type": ["integer", "string"], "pattern": "^[0-9]+[KMGT]?$"},
     Kind.COUNT: {"type": "integer"},
+    Kind.NUMBER: {"type": "integer", "minimum": 0},
     Kind.FLAG: {"type": "boolean"},
     Kind.FILE: {"type": "string"},
     Kind.WORDS: {"type": "array", "items": {"type": "string"}},
@@ -201,5 +223,5 @@ def json_schema() -> dict[str, Any]:
     top = _json_table("")
     for table in TABLES:
         described = _json_table(table)
-        top["properties"][table] = {"type": "array", "items": described} if table == "device" else described
+        top["properties"][table] = {"type": "array", "items": described} if table in LISTS else described
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vm.toml"} | top

@@ -1,4 +1,4 @@
-"""Flattened device trees: a node as a value, and its bytes (Devicetree specification v0.4 §5)."""
+"""Flattened device trees: a node as a value, and its bytes, both ways (Devicetree specification v0.4 §5)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 _MAGIC = 0xD00DFEED
 _VERSION, _COMPATIBLE = 17, 16
-_BEGIN, _END, _PROP, _FINISH = 1, 2, 3, 9
+_BEGIN, _END, _PROP, _NOP, _FINISH = 1, 2, 3, 4, 9
+_HEADER = struct.Struct(">10I")
+_DEEPEST = 64  # nodes within nodes
 
 Value = int | str | bytes | list[int] | list[str] | None
 
@@ -52,8 +54,124 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def flatten(root: Node, *, boot_hart: int = 0) -> bytes:
-    """Return the blob of ``root``, with an empty reservation map."""
+@dataclass
+class Tree:
+    """A whole blob: its root, the memory it reserves as (address, size), and the hart that boots."""
+
+    root: Node
+    reservations: tuple[tuple[int, int], ...] = ()
+    boot_hart: int = 0
+
+    def flatten(self) -> bytes:
+        """Return the blob."""
+        return flatten(self.root, boot_hart=self.boot_hart, reservations=self.reservations)
+
+
+class BrokenTree(ValueError):
+    """Bytes that are no device tree; the message says why."""
+
+
+def parse(blob: bytes) -> Tree:
+    """Return the tree of a blob; property values stay bytes.
+
+    Raises:
+        BrokenTree: it is none, or is damaged.
+    """
+    if len(blob) < _HEADER.size:
+        raise BrokenTree(f"{len(blob)} bytes are no device tree")
+    magic, total, structure_at, strings_at, reservations_at, version, compatible, boot_hart, *sizes = (
+        _HEADER.unpack_from(blob)
+    )
+    strings_size, structure_size = sizes
+    if magic != _MAGIC:
+        raise BrokenTree(f"no device tree: it begins with {magic:#010x}, not {_MAGIC:#010x}")
+    if version < _VERSION or compatible > _VERSION:
+        raise BrokenTree(f"device tree version {version} is not known, {_VERSION} is")
+    if total > len(blob):
+        raise BrokenTree(f"truncated: its header says {total} bytes, the file has {len(blob)}")
+    if structure_at + structure_size > total or strings_at + strings_size > total or structure_at % 4:
+        raise BrokenTree("its blocks lie outside of it")
+    reader = _Reader(blob[structure_at : structure_at + structure_size], blob[strings_at : strings_at + strings_size])
+    return Tree(reader.root(), _reservations(blob[reservations_at:total]), boot_hart)
+
+
+def _reservations(block: bytes) -> tuple[tuple[int, int], ...]:
+    found: list[tuple[int, int]] = []
+    for at in range(0, len(block) - 15, 16):
+        entry: tuple[int, int] = struct.unpack_from(">QQ", block, at)
+        if entry == (0, 0):
+            return tuple(found)
+        found.append(entry)
+    raise BrokenTree("its reservation map has no end")
+
+
+class _Reader:
+    """Walks the structure block."""
+
+    def __init__(self, structure: bytes, strings: bytes) -> None:
+        self._structure = structure
+        self._strings = strings
+        self._at = 0
+
+    def root(self) -> Node:
+        """Return the root with all below it."""
+        if self._token() != _BEGIN or self._name():
+            raise BrokenTree("it does not begin with a root node")
+        path = [root := Node()]
+        while path:
+            token = self._token()
+            if token == _BEGIN:
+                name = self._name()
+                if name in path[-1].children or len(path) == _DEEPEST:
+                    raise BrokenTree(f"node {name!r} is there twice, or too deep")
+                path.append(path[-1].child(name))
+            elif token == _END:
+                path.pop()
+            elif token == _PROP:
+                length, name_at = self._word(), self._word()
+                value = self._take(length)
+                self._at = (self._at + 3) & -4
+                path[-1].properties[_text(self._strings, name_at)] = value
+            else:
+                raise BrokenTree(f"unknown token {token:#x} in its structure")
+        if self._token() != _FINISH:
+            raise BrokenTree("something follows its root node")
+        return root
+
+    def _token(self) -> int:
+        while (token := self._word()) == _NOP:
+            pass
+        return token
+
+    def _word(self) -> int:
+        return int.from_bytes(self._take(4), "big")
+
+    def _take(self, length: int) -> bytes:
+        taken = self._structure[self._at : self._at + length]
+        if len(taken) < length:
+            raise BrokenTree("its structure ends in the middle")
+        self._at += length
+        return taken
+
+    def _name(self) -> str:
+        name = _text(self._structure, self._at)
+        self._at = (self._at + len(name) + 4) & -4
+        return name
+
+
+def _text(block: bytes, at: int) -> str:
+    """Return the string that begins at ``at`` and ends with a zero."""
+    end = block.find(b"\0", at)
+    if end < 0:
+        raise BrokenTree("a name in it has no end")
+    try:
+        return block[at:end].decode("ascii")
+    except UnicodeDecodeError as error:
+        raise BrokenTree("a name in it is no text") from error
+
+
+def flatten(root: Node, *, boot_hart: int = 0, reservations: tuple[tuple[int, int], ...] = ()) -> bytes:
+    """Return the blob of ``root``; ``reservations`` are (address, size) of memory to keep away from."""
     strings = bytearray()
     offsets: dict[str, int] = {}
 
@@ -73,13 +191,12 @@ def flatten(root: Node, *, boot_hart: int = 0) -> bytes:
         return b"".join(parts)
 
     structure = emit("", root) + struct.pack(">I", _FINISH)
-    header_size, reservations = 40, bytes(16)
-    structure_at = header_size + len(reservations)
+    reserved = b"".join(struct.pack(">QQ", *entry) for entry in (*reservations, (0, 0)))
+    structure_at = _HEADER.size + len(reserved)
     strings_at = structure_at + len(structure)
     total = strings_at + len(strings)
-    header = struct.pack(
-        ">10I",
-        _MAGIC, total, structure_at, strings_at, header_size, _VERSION, _COMPATIBLE,
+    header = _HEADER.pack(
+        _MAGIC, total, structure_at, strings_at, _HEADER.size, _VERSION, _COMPATIBLE,
         boot_hart, len(strings), len(structure),
     )  # fmt: skip
-    return header + reservations + structure + bytes(strings)
+    return header + reserved + structure + bytes(strings)

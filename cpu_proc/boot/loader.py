@@ -1,135 +1,175 @@
-"""Put a kernel, an initial RAM disk and the device tree into guest RAM.
+"""Everything that is in guest memory when the harts begin: firmware, kernel, initial RAM disk, device tree, loads.
 
-Kernels: the Linux boot image (raw, or with the PE header of its EFI stub, which leaves the image header in place), ELF,
-and either of them compressed with gzip. Placement follows QEMU's ``virt``: kernel 2 MiB into RAM, device tree at the
-end of RAM, initial RAM disk below it.
+Placement follows QEMU's ``virt``: firmware at the start of RAM, the kernel 2 MiB into RAM or behind the firmware, the
+device tree at the end of RAM; the initial RAM disk goes as high as it can below that.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import struct
-import zlib
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
-from cpu_proc.memory_map import DRAM_BASE
+from cpu_proc.boot import fdt, images, reset_vector
+from cpu_proc.boot.config import BootConfig, Load
+from cpu_proc.boot.fdt import Node, Tree, cells64
+from cpu_proc.boot.images import ALIGN, Image
+from cpu_proc.boot.placement import Placement
+from cpu_proc.memory_map import DRAM_BASE, FLASH
 from protocol.errors import ConfigError
-from protocol.memory import Shared
 
-_KERNEL_AT = DRAM_BASE + (2 << 20)
-_IMAGE_MAGIC = b"RSC\x05"
-_ALIGN = 2 << 20
-_EM_RISCV = 243
+_PAGE = 4096
+_TREE_GROWS = 64 << 10  # bytes that firmware may add to the tree in place
+
+Span = tuple[int, int]
+Describe = Callable[[Span | None], Node]
+"""Returns the machine's own tree, given where the initial RAM disk is (start, end)."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Where the kernel starts, and the end of what it occupies."""
+class Start:
+    """Where a hart begins: in M mode with ``info`` in a2, or in S mode behind the built-in firmware."""
 
-    entry: int
-    end: int
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
+    pc: int
+    machine: bool
+    info: int = 0
 
 
-def _place(ram: Shared, gpa: int, data: bytes, what: str, size: int = 0) -> None:
-    """Store ``data``, and zeros after it up to ``size`` bytes."""
-    offset, size = gpa - DRAM_BASE, max(size, len(data))
-    if offset < 0 or offset + size > ram.size:
-        raise ConfigError(
-            f"{what} does not fit into guest memory: {size} bytes at {gpa:#x}, memory ends at "
-            f"{DRAM_BASE + ram.size:#x}",
-            hint="raise vm.memory",
-        )
-    ram.u8[offset : offset + size] = data + bytes(size - len(data))
+@dataclass
+class Guest:
+    """A guest on paper: what lies where, and how harts begin."""
+
+    placement: Placement
+    start: Start
+    tree_at: int = 0
+    blob: bytes = b""
+    rom: bytes = b""
+    starts: dict[int, Start] = field(default_factory=dict)
+    """Harts that begin elsewhere."""
+
+    def start_of(self, hart: int) -> Start:
+        """Return how this hart begins."""
+        return self.starts.get(hart, self.start)
 
 
-def load_kernel(ram: Shared, path: Path) -> Loaded:
-    """Load the kernel at ``path``.
-
-    Raises:
-        ConfigError: it cannot be read, is no RISC-V kernel, or does not fit.
-    """
-    data = _read(path, "kernel")
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"kernel {path}: broken gzip file: {error}") from error
-    if data[:4] == b"\x7fELF":
-        return _load_elf(ram, path, data)
-    if data[0x38:0x3C] == _IMAGE_MAGIC:
-        text_offset, image_size = struct.unpack_from("<QQ", data, 8)
-        at = DRAM_BASE + (text_offset or 2 << 20)
-        _place(ram, at, data, f"kernel {path}")
-        return Loaded(at, at + max(image_size, len(data)))
-    if data[:2] == b"MZ":
-        kind = "an EFI program without a RISC-V Linux header"
-    elif data[:4] == b"\x27\x05\x19\x56":
-        kind = "a uImage"
-    else:
-        kind = "neither a RISC-V Linux image nor ELF"
-    raise ConfigError(
-        f"{path} is no RISC-V kernel: {kind}", hint="use arch/riscv/boot/Image, Image.gz, or a distribution's vmlinuz"
-    )
-
-
-def _load_elf(ram: Shared, path: Path, data: bytes) -> Loaded:
-    try:
-        elf = ELFFile(io.BytesIO(data))
-        machine, bits = elf.header["e_machine"], elf.elfclass
-        segments = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
-        entry = elf.header["e_entry"]
-        parts = [(s["p_paddr"], s["p_vaddr"], s.data(), s["p_memsz"]) for s in segments]
-    except (ELFError, KeyError, ValueError, OSError, OverflowError, struct.error) as error:
-        raise ConfigError(f"kernel {path}: broken ELF file: {error}") from error
-    if machine not in ("EM_RISCV", _EM_RISCV) or bits != 64:
-        raise ConfigError(f"{path} is no RISC-V kernel: ELF for {machine}, {bits} bit", hint="riscv64 is needed")
-    if not parts:
-        raise ConfigError(f"kernel {path}: ELF file without a loadable segment")
-    end = start = 0
-    for physical, virtual, content, size in parts:
-        _place(ram, physical, content, f"kernel {path}", size)
-        if virtual <= entry < virtual + size:
-            start = physical + entry - virtual
-        end = max(end, physical + size)
-    return Loaded(start or parts[0][0], end)
-
-
-def load_initrd(ram: Shared, path: Path, kernel_end: int, below: int) -> tuple[int, int]:
-    """Load the initial RAM disk as high as it goes under ``below``; return (start, end).
+def plan(boot: BootConfig, ram_size: int, harts: int, describe: Describe) -> Guest:
+    """Place everything that ``boot`` names.
 
     Raises:
-        ConfigError: it cannot be read, or kernel and disk do not fit together.
+        ConfigError: a file is not what it should be, or things do not fit together.
     """
-    data = _read(path, "initrd")
-    start = (below - len(data)) & -4096
-    if start < kernel_end:
+    placement = Placement(ram_size)
+    firmware = images.firmware(boot.firmware) if boot.firmware else None
+    if firmware:
+        _claim(placement, f"firmware {boot.firmware}", firmware)
+    kernel = images.kernel(boot.kernel, firmware.end if firmware else 0) if boot.kernel else None
+    if kernel:
+        _claim(placement, f"kernel {boot.kernel}", kernel)
+    guest = Guest(placement, _start(boot, firmware, kernel))
+    modules: list[tuple[str, Node]] = []
+    for load in boot.loads:
+        _load(guest, load, harts, modules)
+    floor = max((image.end for image in (firmware, kernel) if image), default=DRAM_BASE)
+    _tree(guest, boot, describe, modules, floor)
+    if guest.start.machine:
+        next_stage = kernel.entry if kernel else FLASH.base if boot.flash[0] else 0
+        guest.rom = reset_vector.content(guest.start.pc, guest.tree_at, next_stage)
+    return guest
+
+
+def _start(boot: BootConfig, firmware: Image | None, kernel: Image | None) -> Start:
+    if boot.flash[0] and (firmware or not kernel):
         raise ConfigError(
-            f"initrd {path} ({len(data) >> 20} MiB) and the kernel do not fit into guest memory",
-            hint="raise vm.memory",
+            f"flash0 {boot.flash[0]}: code in flash cannot be executed", hint="flash is for data; name a kernel too"
         )
-    _place(ram, start, data, f"initrd {path}")
-    return start, start + len(data)
+    if firmware:
+        return Start(firmware.entry, True, reset_vector.INFO)
+    return Start(kernel.entry, False) if kernel else Start(DRAM_BASE, True, reset_vector.INFO)
 
 
-def tree_address(ram: Shared, size: int) -> int:
-    """Return where a device tree of ``size`` bytes goes: at the end of RAM, aligned to 2 MiB."""
-    return DRAM_BASE + ram.size - ((size + _ALIGN - 1) & -_ALIGN)
+def _claim(placement: Placement, name: str, image: Image) -> None:
+    for segment in image.segments:
+        placement.claim(name, segment.start, segment.data, segment.size)
 
 
-def place_tree(ram: Shared, blob: bytes) -> int:
-    """Load the device tree and return its address."""
-    at = tree_address(ram, len(blob))
-    _place(ram, at, blob, "device tree")
-    return at
+def _load(guest: Guest, load: Load, harts: int, modules: list[tuple[str, Node]]) -> None:
+    entry = load.address
+    path = load.file or load.kernel or load.initrd
+    if load.value is not None and load.address is not None:
+        guest.placement.claim(load.name, load.address, load.value.to_bytes(load.size, "little"))
+    elif path:
+        data = images.read(path, load.name)
+        if load.file and images.is_elf(data) and not load.force_raw:
+            image = images.elf(data, load.name)
+            if load.address is not None:
+                raise ConfigError(
+                    f"{load.name}: an ELF file goes to its own addresses", hint="leave address out, or add force-raw"
+                )
+        elif load.address is None:
+            raise ConfigError(f"{load.name}: address is missing", hint="only an ELF file has one of its own")
+        else:
+            image = images.raw(data, load.address)
+        _claim(guest.placement, load.name, image)
+        entry = image.entry
+        if not load.file:
+            modules.append(_module(load, image))
+    if load.cpu is not None and entry is not None:
+        if not 0 <= load.cpu < harts:
+            raise ConfigError(f"{load.name}: there is no cpu {load.cpu}", hint=f"vm.cpus is {harts}")
+        if not DRAM_BASE <= entry < guest.placement.end or entry & 1:
+            raise ConfigError(f"{load.name}: cpu {load.cpu} cannot begin at {entry:#x}", hint="code is in RAM")
+        guest.starts[load.cpu] = Start(entry, True)
+
+
+def _module(load: Load, image: Image) -> tuple[str, Node]:
+    """Return the node that tells a hypervisor of a guest's kernel or disk (QEMU's guest loader)."""
+    kind = "multiboot,kernel" if load.kernel else "multiboot,ramdisk"
+    node = Node({"reg": cells64(image.start, image.end - image.start), "compatible": ["multiboot,module", kind]})
+    if load.bootargs:
+        node.properties["bootargs"] = load.bootargs
+    return f"module@{image.start:#010x}", node
+
+
+def _tree(guest: Guest, boot: BootConfig, describe: Describe, modules: list[tuple[str, Node]], floor: int) -> None:
+    """Place device tree and initial RAM disk; the tree is as long wherever the disk is."""
+    own = _own_tree(boot)
+
+    def blob(initrd: Span | None) -> bytes:
+        tree = own() if own else Tree(describe(initrd))
+        chosen = tree.root.children.get("chosen") or tree.root.child("chosen")
+        if own and boot.cmdline:
+            chosen.properties["bootargs"] = boot.cmdline
+        if own and initrd:
+            chosen.properties["linux,initrd-start"] = cells64(initrd[0])
+            chosen.properties["linux,initrd-end"] = cells64(initrd[1])
+        chosen.children.update(modules)
+        return tree.flatten()
+
+    placement = guest.placement
+    disk = images.read(boot.initrd, "initrd") if boot.initrd else None
+    size = len(blob((0, 0) if disk is not None else None)) + (_TREE_GROWS if guest.start.machine else 0)
+    guest.tree_at = (placement.end - size) & -ALIGN
+    placement.claim("device tree", guest.tree_at, b"", size)
+    place = None
+    if disk is not None:
+        start = placement.highest(len(disk), _PAGE, floor, guest.tree_at)
+        if start is None:
+            raise ConfigError(
+                f"initrd {boot.initrd} ({len(disk) >> 20} MiB) and the rest do not fit into guest memory",
+                hint="raise vm.memory",
+            )
+        place = start, start + len(disk)
+        placement.claim(f"initrd {boot.initrd}", start, disk)
+    guest.blob = blob(place)
+    placement.claim("device tree", guest.tree_at, guest.blob)
+
+
+def _own_tree(boot: BootConfig) -> Callable[[], Tree] | None:
+    """Return what reads the user's own tree, each time anew."""
+    if not boot.dtb:
+        return None
+    data = images.read(boot.dtb, "device tree")
+    try:
+        fdt.parse(data)
+    except fdt.BrokenTree as error:
+        raise ConfigError(f"device tree {boot.dtb}: {error}", hint="make one with dtc") from error
+    return lambda: fdt.parse(data)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from cpu_proc import memory_map as mm
+from cpu_proc.boot.config import BootConfig
 from cpu_proc.boot.fdt import Node, cells64
 from cpu_proc.engine.state import CACHE_BLOCK
 from cpu_proc.hart import ISA
 
-_S_EXTERNAL, _M_SOFTWARE, _M_TIMER = 9, 3, 7
+_S_EXTERNAL, _M_EXTERNAL, _M_SOFTWARE, _M_TIMER = 9, 11, 3, 7
 _LEVEL_HIGH = 4
 _PCI_IO, _PCI_MMIO32, _PCI_MMIO64 = 0x100_0000, 0x200_0000, 0x300_0000
 _PIN_MASK_SLOT, _PIN_MASK_PIN = 0x1800, 7
@@ -24,6 +26,21 @@ class Description:
     ram_size: int
     cmdline: str = ""
     initrd: tuple[int, int] | None = None  # (start, end)
+    interrupts: str = "aia"  # or "plic"
+    machine_level: bool = False  # firmware runs in M mode and needs to know that mode's controllers
+    flash: bool = False
+
+
+@dataclass(frozen=True)
+class _Wires:
+    """Where wired interrupts go: the handle of their controller, and the cells behind a source's number."""
+
+    controller: int
+    kind: tuple[int, ...]
+
+    def cells(self, source: int) -> list[int]:
+        """Return how an interrupt is written."""
+        return [source, *self.kind]
 
 
 class _Handles:
@@ -35,6 +52,19 @@ class _Handles:
     def next(self) -> int:
         self._last += 1
         return self._last
+
+
+def describe(boot: BootConfig, harts: int, ram_size: int, interrupts: str) -> Callable[[tuple[int, int] | None], Node]:
+    """Return what builds the tree of a VM, given where its initial RAM disk is."""
+    vm = Description(
+        harts,
+        ram_size,
+        boot.cmdline,
+        interrupts=interrupts,
+        machine_level=boot.firmware is not None or boot.kernel is None,
+        flash=any(boot.flash),
+    )
+    return lambda initrd: build(replace(vm, initrd=initrd))
 
 
 def build(vm: Description) -> Node:
@@ -53,18 +83,36 @@ def build(vm: Description) -> Node:
     controllers = _cpus(root, vm, handles)
     soc = root.child("soc", compatible="simple-bus", ranges=None)
     soc.properties.update({"#address-cells": 2, "#size-cells": 2})
-    _interrupts(soc, controllers, handles)
-    imsic, aplic = handles.next(), handles.next()
-    _aia(soc, controllers, imsic, aplic)
-    _peripherals(root, soc, aplic, handles)
-    _pcie(soc, vm, imsic, aplic)
+    _clint(soc, controllers)
+    imsic = None
+    if vm.interrupts == "plic":
+        wires = _plic(soc, controllers, handles)
+    else:
+        imsic, wires = _aia(soc, controllers, handles, vm.machine_level)
+    _peripherals(root, soc, wires, handles)
+    _pcie(soc, vm, imsic, wires)
+    root.child(f"fw-cfg@{mm.FW_CFG.base:x}", compatible="qemu,fw-cfg-mmio", reg=cells64(*mm.FW_CFG), dma_coherent=None)
+    if vm.flash:
+        half = mm.FLASH.size // 2
+        root.child(
+            f"flash@{mm.FLASH.base:x}",
+            compatible="cfi-flash",
+            reg=cells64(mm.FLASH.base, half, mm.FLASH.base + half, half),
+            bank_width=4,
+        )
     return root
+
+
+def isa_of(vm: Description) -> str:
+    """Return the ISA string; without interrupt files there is no AIA."""
+    return ISA if vm.interrupts == "aia" else ISA.replace("_smaia", "").replace("_ssaia", "")
 
 
 def _cpus(root: Node, vm: Description, handles: _Handles) -> list[int]:
     cpus = root.child("cpus", timebase_frequency=mm.TIMEBASE_HZ)
     cpus.properties.update({"#address-cells": 1, "#size-cells": 0})
-    extensions = ["i", "m", "a", "f", "d", "c", *ISA.split("_")[1:]]
+    isa = isa_of(vm)
+    extensions = ["i", "m", "a", "f", "d", "c", *isa.split("_")[1:]]
     controllers = []
     cluster = Node()
     for index in range(vm.harts):
@@ -75,7 +123,7 @@ def _cpus(root: Node, vm: Description, handles: _Handles) -> list[int]:
             reg=index,
             status="okay",
             compatible="riscv",
-            riscv__isa=ISA,
+            riscv__isa=isa,
             riscv__isa_base="rv64i",
             riscv__isa_extensions=extensions,
             mmu_type="riscv,sv57",
@@ -93,7 +141,7 @@ def _cpus(root: Node, vm: Description, handles: _Handles) -> list[int]:
     return controllers
 
 
-def _interrupts(soc: Node, controllers: list[int], _handles: _Handles) -> None:
+def _clint(soc: Node, controllers: list[int]) -> None:
     soc.child(
         f"clint@{mm.CLINT.base:x}",
         compatible=["sifive,clint0", "riscv,clint0"],
@@ -102,31 +150,65 @@ def _interrupts(soc: Node, controllers: list[int], _handles: _Handles) -> None:
     )
 
 
-def _aia(soc: Node, controllers: list[int], imsic: int, aplic: int) -> None:
+def _plic(soc: Node, controllers: list[int], handles: _Handles) -> _Wires:
+    handle = handles.next()
     node = soc.child(
-        f"interrupt-controller@{mm.IMSIC_S.base:x}",
+        f"plic@{mm.PLIC.base:x}",
+        compatible=["sifive,plic-1.0.0", "riscv,plic0"],
+        reg=cells64(*mm.PLIC),
+        interrupt_controller=None,
+        interrupts_extended=[cell for c in controllers for cell in (c, _M_EXTERNAL, c, _S_EXTERNAL)],
+        riscv__ndev=mm.WIRED_SOURCES - 1,
+        phandle=handle,
+    )
+    node.properties.update({"#interrupt-cells": 1, "#address-cells": 0})
+    return _Wires(handle, ())
+
+
+def _aia(soc: Node, controllers: list[int], handles: _Handles, machine_level: bool) -> tuple[int, _Wires]:
+    """Add IMSIC and APLIC of S mode, and for firmware those of M mode; return what S mode uses."""
+    imsic, aplic = handles.next(), handles.next()
+    if machine_level:
+        machine_imsic = handles.next()
+        _imsic(soc, mm.IMSIC_M, controllers, _M_EXTERNAL, machine_imsic)
+        parent = _aplic(soc, mm.APLIC_M, machine_imsic, handles.next())
+        parent.properties["riscv,children"] = aplic
+        for name in ("riscv,delegate", "riscv,delegation"):  # QEMU's own name, and the binding's
+            parent.properties[name] = [aplic, 1, mm.WIRED_SOURCES - 1]
+    _imsic(soc, mm.IMSIC_S, controllers, _S_EXTERNAL, imsic)
+    _aplic(soc, mm.APLIC_S, imsic, aplic)
+    return imsic, _Wires(aplic, (_LEVEL_HIGH,))
+
+
+def _imsic(soc: Node, place: mm.Region, controllers: list[int], interrupt: int, handle: int) -> None:
+    node = soc.child(
+        f"interrupt-controller@{place.base:x}",
         compatible=["qemu,imsics", "riscv,imsics"],
-        reg=cells64(mm.IMSIC_S.base, 0x1000 * len(controllers)),
+        reg=cells64(place.base, 0x1000 * len(controllers)),
         interrupt_controller=None,
         msi_controller=None,
-        interrupts_extended=[cell for c in controllers for cell in (c, _S_EXTERNAL)],
+        interrupts_extended=[cell for c in controllers for cell in (c, interrupt)],
         riscv__num_ids=mm.MSI_IDS,
-        phandle=imsic,
+        phandle=handle,
     )
     node.properties.update({"#interrupt-cells": 0, "#address-cells": 0, "#msi-cells": 0})
+
+
+def _aplic(soc: Node, place: mm.Region, imsic: int, handle: int) -> Node:
     node = soc.child(
-        f"interrupt-controller@{mm.APLIC_S.base:x}",
+        f"interrupt-controller@{place.base:x}",
         compatible=["qemu,aplic", "riscv,aplic"],
-        reg=cells64(*mm.APLIC_S),
+        reg=cells64(*place),
         interrupt_controller=None,
         msi_parent=imsic,
         riscv__num_sources=mm.WIRED_SOURCES,
-        phandle=aplic,
+        phandle=handle,
     )
     node.properties.update({"#interrupt-cells": 2, "#address-cells": 0})
+    return node
 
 
-def _peripherals(root: Node, soc: Node, aplic: int, handles: _Handles) -> None:
+def _peripherals(root: Node, soc: Node, wires: _Wires, handles: _Handles) -> None:
     test = handles.next()
     soc.child(
         f"test@{mm.TEST.base:x}",
@@ -141,26 +223,26 @@ def _peripherals(root: Node, soc: Node, aplic: int, handles: _Handles) -> None:
         compatible="ns16550a",
         reg=cells64(*mm.UART0),
         clock_frequency=mm.UART_CLOCK_HZ,
-        interrupts=[mm.UART0_IRQ, _LEVEL_HIGH],
-        interrupt_parent=aplic,
+        interrupts=wires.cells(mm.UART0_IRQ),
+        interrupt_parent=wires.controller,
     )
     soc.child(
         f"rtc@{mm.RTC.base:x}",
         compatible="google,goldfish-rtc",
         reg=cells64(*mm.RTC),
-        interrupts=[mm.RTC_IRQ, _LEVEL_HIGH],
-        interrupt_parent=aplic,
+        interrupts=wires.cells(mm.RTC_IRQ),
+        interrupt_parent=wires.controller,
     )
 
 
-def _pcie(soc: Node, vm: Description, imsic: int, aplic: int) -> None:
+def _pcie(soc: Node, vm: Description, imsic: int | None, wires: _Wires) -> None:
     high = mm.pcie_high(vm.ram_size)
-    # one row per slot modulo 4 and pin: child address (3), pin, parent, source, type (PCI-to-PCI bridge swizzle)
+    # one row per slot modulo 4 and pin: child address (3), pin, parent, interrupt (PCI-to-PCI bridge swizzle)
     interrupt_map = [
         cell
         for slot in range(4)
         for pin in range(4)
-        for cell in (slot << 11, 0, 0, pin + 1, aplic, mm.PCIE_IRQ + (pin + slot) % 4, _LEVEL_HIGH)
+        for cell in (slot << 11, 0, 0, pin + 1, wires.controller, *wires.cells(mm.PCIE_IRQ + (pin + slot) % 4))
     ]
     pci = soc.child(
         f"pci@{mm.PCIE_ECAM.base:x}",
@@ -170,7 +252,6 @@ def _pcie(soc: Node, vm: Description, imsic: int, aplic: int) -> None:
         bus_range=[0, mm.PCIE_ECAM.size // (1 << 20) - 1],
         linux__pci_domain=0,
         dma_coherent=None,
-        msi_parent=imsic,
         ranges=[
             _PCI_IO, *cells64(0, mm.PCIE_PIO.base, mm.PCIE_PIO.size),
             _PCI_MMIO32, *cells64(mm.PCIE_MMIO.base, mm.PCIE_MMIO.base, mm.PCIE_MMIO.size),
@@ -179,4 +260,6 @@ def _pcie(soc: Node, vm: Description, imsic: int, aplic: int) -> None:
         interrupt_map_mask=[_PIN_MASK_SLOT, 0, 0, _PIN_MASK_PIN],
         interrupt_map=interrupt_map,
     )  # fmt: skip
+    if imsic is not None:
+        pci.properties["msi-parent"] = imsic
     pci.properties.update({"#address-cells": 3, "#size-cells": 2, "#interrupt-cells": 1})

@@ -16,7 +16,10 @@ SETEIPNUM_BE = 0x004
 DOMAINCFG, SOURCECFG, SETIP, SETIPNUM, IN_CLRIP, CLRIPNUM = 0x0000, 0x0004, 0x1C00, 0x1CDC, 0x1D00, 0x1DDC
 SETIE, SETIENUM, CLRIE, CLRIENUM, SETIPNUM_LE, SETIPNUM_BE = 0x1E00, 0x1EDC, 0x1F00, 0x1FDC, 0x2000, 0x2004
 GENMSI, TARGET = 0x3000, 0x3004
+MMSIADDRCFG, SMSIADDRCFGH = 0x1BC0, 0x1BCC  # four words; the upper halves follow the lower
 DOMAINCFG_IE, DOMAINCFG_DM = 0x100, 0x004
+SOURCECFG_D = 0x400
+ADDRCFG_LOCK = 1 << 31  # of the second word
 INACTIVE, DETACHED, EDGE1, EDGE0, LEVEL1, LEVEL0 = 0, 1, 4, 5, 6, 7
 
 SendMessage = Callable[[int, int], None]  # (hart, identity)
@@ -45,15 +48,26 @@ class Imsic:
 
 
 class Aplic:
-    """One interrupt domain that delivers by messages only; ``send`` makes an identity pending at a hart."""
+    """One interrupt domain that delivers by messages only; ``send`` makes an identity pending at a hart.
 
-    def __init__(self, send: SendMessage) -> None:
+    A domain with a ``child`` hands single sources down to it (§4.5.2); what a domain was not given is inactive there.
+    Messages go straight to the harts' interrupt files, whatever addresses firmware has configured for them.
+    """
+
+    def __init__(self, send: SendMessage, child: Aplic | None = None) -> None:
         self._send = send
+        self._child = child
+        self._given = [True] * WIRED_SOURCES
         self._level = [0] * WIRED_SOURCES
         self.reset()
 
     def reset(self) -> None:
-        """Return to power-on state; the wires keep their levels."""
+        """Return to power-on state, where nothing is handed down; the wires keep their levels."""
+        if self._child:
+            self._child.reset()
+            for source in range(WIRED_SOURCES):
+                self._child.give(source, False)
+        self._addresses = [0] * 4
         self._enabled_domain = False
         self._sourcecfg = [0] * WIRED_SOURCES
         self._target = [0] * WIRED_SOURCES
@@ -61,8 +75,22 @@ class Aplic:
         self._enabled = [False] * WIRED_SOURCES
         self._genmsi = 0
 
+    def delegate_all(self) -> None:
+        """Hand every source down, as firmware that serves an S-mode system does."""
+        for source in range(1, WIRED_SOURCES):
+            self.write(SOURCECFG + (source - 1) * 4, 4, SOURCECFG_D)
+
+    def give(self, source: int, given: bool) -> None:
+        """Get a source from the parent, or lose it; either way it begins inactive."""
+        if self._given[source] != given:
+            self._given[source] = True
+            self._configure(source, INACTIVE)
+            self._given[source] = given
+
     def set_line(self, source: int, level: int) -> None:
-        """Change the level of a wire."""
+        """Change the level of a wire, which runs through the domains."""
+        if self._child:
+            self._child.set_line(source, level)
         before = self._input(source)
         self._level[source] = int(bool(level))
         after = self._input(source)
@@ -107,6 +135,8 @@ class Aplic:
         """Read a 32-bit register."""
         if size != 4:
             return 0
+        if MMSIADDRCFG <= offset <= SMSIADDRCFGH and self._child:
+            return self._addresses[(offset - MMSIADDRCFG) >> 2]
         if offset == DOMAINCFG:
             return 0x8000_0000 | (DOMAINCFG_IE if self._enabled_domain else 0) | DOMAINCFG_DM
         if SOURCECFG <= offset < SOURCECFG + (WIRED_SOURCES - 1) * 4:
@@ -155,15 +185,22 @@ class Aplic:
             self._set_enabled(value, True)
         elif offset == CLRIENUM:
             self._set_enabled(value, False)
+        elif MMSIADDRCFG <= offset <= SMSIADDRCFGH:
+            if not self._addresses[1] & ADDRCFG_LOCK:
+                self._addresses[(offset - MMSIADDRCFG) >> 2] = value
         elif offset == GENMSI:
             self._genmsi = value & 0xFFFC_07FF
             self._send(value >> 18, value & 0x7FF)
 
     def _configure(self, source: int, value: int) -> None:
-        mode = value & 7
-        if value & 0x400 or mode in (2, 3):  # no child domain to delegate to; reserved modes
+        if not self._given[source]:
+            return
+        mode, down = value & 7, bool(value & SOURCECFG_D)
+        if down or mode in (2, 3):  # handed down, to nobody perhaps; reserved modes
             mode = INACTIVE
-        self._sourcecfg[source] = mode
+        if self._child:
+            self._child.give(source, down)
+        self._sourcecfg[source] = SOURCECFG_D if down and self._child else mode
         self._pending[source] = bool(mode in (LEVEL1, LEVEL0) and self._input(source))
         if mode == INACTIVE:
             self._enabled[source] = False

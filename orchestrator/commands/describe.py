@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from orchestrator import config as vm_config
-from orchestrator import output, schema, vms
+from orchestrator import faults, output, plan, schema, vms
 from orchestrator.commands.up import file_meant
 from orchestrator.config import Config
+from protocol.names import Runtime
 from protocol.sizes import format_size
 
 
@@ -59,9 +62,24 @@ def _load(options: argparse.Namespace) -> Config:
 def run_validate(options: argparse.Namespace) -> int:
     """Check a file."""
     config = _load(options)
-    kernel = "with its own kernel" if config.kernel else "with the embedded guest"
+    _check_guest(config)
+    kernel = "with the embedded guest" if config.embedded else "with its own kernel"
+    if not (config.embedded or config.kernel):
+        kernel = "without a kernel"
     output.line(f"{config.file or 'no file'}: VM {config.name!r}, {len(config.devices)} devices, {kernel}")
     return 0
+
+
+def _check_guest(config: Config) -> None:
+    """Have the CPU process place the guest on paper: it alone knows what is in the files and what fits."""
+    from guest import elf_path
+
+    command = plan.check_command(config, Runtime(config.name), elf_path())
+    cpu = plan.environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ) | cpu)
+    if done.returncode:
+        how = f"ended with status {done.returncode}"
+        raise faults.explain(config, plan.CPU, how, done.returncode, done.stderr.splitlines())
 
 
 def run_config(options: argparse.Namespace) -> int:
@@ -79,7 +97,7 @@ def run_config(options: argparse.Namespace) -> int:
 
 def resolved(config: Config) -> dict[str, Any]:
     """Return the tables of a vm.toml that gives this configuration."""
-    boot = {"kernel": config.kernel, "initrd": config.initrd, "cmdline": config.cmdline}
+    boot = {key.name: getattr(config, key.name) for key in schema.KEYS if key.table == "boot"}
     tables: dict[str, Any] = {
         "schema": schema.SCHEMA_VERSION,
         "vm": {
@@ -89,6 +107,8 @@ def resolved(config: Config) -> dict[str, Any]:
             "interrupts": config.interrupts,
         },
         "boot": {name: _value(value) for name, value in boot.items() if value},
+        "load": [{name: _value(value) for name, value in rows} for rows in config.loads],
+        "fw-cfg": [{name: _value(value) for name, value in rows} for rows in config.files],
         "device": [
             {
                 name: _value(value)
@@ -118,8 +138,9 @@ def toml(tables: dict[str, Any]) -> str:
     lines = [f"schema = {tables['schema']}"]
     for name in ("vm", "boot"):
         lines += ["", f"[{name}]", *_lines(tables[name])]
-    for device in tables["device"]:
-        lines += ["", "[[device]]", *_lines(device)]
+    for name in schema.LISTS:
+        for row in tables[name]:
+            lines += ["", f"[[{name}]]", *_lines(row)]
     return "\n".join(lines)
 
 

@@ -42,6 +42,16 @@ def test_a_kernel_error_names_boot_kernel_and_keeps_status_and_hint(loaded: conf
     assert isinstance(error, ConfigError)
 
 
+def test_a_load_is_named_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "vm.toml"
+    file.write_text("[[load]]\naddress = 0\n\n[[load]]\naddress = 1\n")
+
+    for said in ("load 2 (foo.bin) 0x1-0x2 overlaps kernel x", "--load 2: address=x is no number"):
+        error = faults.explain(config.load(file), "cpu", "ended with status 2", 2, [f"error: {said}"])
+
+        assert error.message == f"{file}:4: {said}"
+
+
 def test_a_traceback_gives_its_last_line_and_where_to_read_on(loaded: config.Config) -> None:
     lines = ["Traceback (most recent call last):", "  File x", "ModuleNotFoundError: No module named 'mine'", ""]
 

@@ -101,6 +101,22 @@ def test_config_and_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "0 devices, with the embedded guest" in capsys.readouterr().out
 
 
+def test_validate_places_the_guest_on_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "foo.bin").write_bytes(b"x" * 16)
+    (folder / "vm.toml").write_text(
+        '[[load]]\nfile = "foo.bin"\naddress = 0x80200000\ncpu = 0\n[[load]]\nfile = "foo.bin"\naddress = 0x8020000f\n'
+    )
+
+    assert main(["validate"]) == 2
+    assert capsys.readouterr().err == (
+        "error: vm.toml:5: load 2 (foo.bin) 0x8020000f-0x8020001f overlaps load 1 (foo.bin) 0x80200000-0x80200010 "
+        "(move one of them)\n"
+    )
+    (folder / "vm.toml").write_text('[boot]\ndtb = "foo.bin"\n')
+    assert main(["validate"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: vm.toml:2: boot.dtb: device tree {folder}/foo.bin: 16 bytes are")
+
+
 def test_logs_outlive_the_vm_and_are_merged_by_time(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Runtime("v").logs
     folder.mkdir(parents=True)

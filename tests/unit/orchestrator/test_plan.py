@@ -56,6 +56,33 @@ def test_devices_get_slots_in_order_and_options_from_their_keys(tmp_path: Path) 
     assert not found.embedded
 
 
+def test_what_boots_becomes_options_of_the_cpu_process(tmp_path: Path) -> None:
+    (tmp_path / "fw,1.bin").touch()
+    found = make(
+        tmp_path,
+        '[vm]\ninterrupts = "plic"\n[boot]\nfirmware = "fw,1.bin"\nflash1 = "disk.img"\ndtb = "Image"\n'
+        '[[load]]\nfile = "fw,1.bin"\naddress = 0x80300000\nforce-raw = true\ncpu = 0\n'
+        "[[load]]\nvalue = 0\nsize = 4\naddress = 0x80000000\n"
+        '[[fw-cfg]]\nname = "opt/a"\nstring = "b,c"\n',
+    )
+
+    cpu = found.process("cpu").argv
+    for words in (
+        ("--interrupts", "plic"),
+        ("--firmware", f"{tmp_path}/fw,1.bin"),
+        ("--flash1", f"{tmp_path}/disk.img"),
+        ("--dtb", f"{tmp_path}/Image"),
+    ):
+        assert cpu[cpu.index(words[0]) + 1] == words[1]
+    assert cpu[-3:] == (
+        f"--load=file={tmp_path}/fw,,1.bin,address=2150629376,force-raw=true,cpu=0",
+        "--load=address=2147483648,value=0,size=4",
+        "--fw-cfg=name=opt/a,string=b,,c",
+    )
+    assert "--kernel" not in cpu
+    assert not found.embedded
+
+
 def test_a_device_under_the_debugger_is_left_to_the_user(tmp_path: Path) -> None:
     (disk,) = make(tmp_path, DISK, debug=("disk0",)).devices
 

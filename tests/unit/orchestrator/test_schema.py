@@ -35,6 +35,8 @@ def test_the_resolved_configuration_gives_the_same_vm(tmp_path: Path) -> None:
     file.write_text(
         '[vm]\nname = "x"\n'
         '[boot]\ncmdline = "a=\\"b\\" ü"\n'
+        + '[[load]]\nfile = "disk.img"\naddress = 0x80300000\nforce-raw = true\n'
+        + '[[fw-cfg]]\nname = "opt/x"\nstring = "y"\n'
         + '[[device]]\nid = "d"\ntype = "virtio-blk"\nimage = "disk.img"\nargs = ["--direct"]\nreadonly = true\n'
         + '[[device]]\nid = "m"\ntype = "python:mine"\nstart = "attach"\n'
     )
@@ -44,11 +46,13 @@ def test_the_resolved_configuration_gives_the_same_vm(tmp_path: Path) -> None:
 
     second = load(again)
 
-    assert (second.name, second.memory, second.cmdline, second.devices) == (
+    assert (second.name, second.memory, second.cmdline, second.devices, second.loads, second.files) == (
         first.name,
         first.memory,
         first.cmdline,
         first.devices,
+        first.loads,
+        first.files,
     )
 
 

@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from cpu_proc.boot.fdt import Node, cells64, flatten
+from cpu_proc.boot.fdt import BrokenTree, Node, Tree, cells64, flatten, parse
 from cpu_proc.boot.tree import Description, build
 
 DTC, QEMU = "dtc", "qemu-system-riscv64"
@@ -63,15 +65,80 @@ def test_header_names_the_boot_hart(tmp_path: Path) -> None:
     assert int.from_bytes(blob[4:8], "big") == len(blob)
 
 
+def sample() -> Tree:
+    """Return a tree with something of everything."""
+    root = Node({"model": "x", "empty": None})
+    root.child("one@1", reg=[1, 2]).child("inner", text="a")
+    root.child("two")
+    return Tree(root, ((0x8000_0000, 0x1000), (0x9000_0000, 1)), 2)
+
+
+def test_a_blob_reads_back() -> None:
+    blob = sample().flatten()
+    again = parse(blob + b"behind")
+    assert again.flatten() == blob
+    assert again.root.properties == {"model": b"x\0", "empty": b""}
+    assert again.root.children["one@1"].children["inner"].properties == {"text": b"a\0"}
+    assert (again.reservations, again.boot_hart) == (sample().reservations, 2)
+
+
+@pytest.mark.peer
+def test_qemus_tree_reads_back_as_dtc_reads_it(tmp_path: Path) -> None:
+    qemu_tree(tmp_path)
+    blob = (tmp_path / "qemu.dtb").read_bytes()
+    assert source_of(parse(blob).flatten(), tmp_path)[0] == source_of(blob, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "word", "said"),
+    [
+        (0, 1, "begins with"), (4, 1 << 30, "truncated"), (8, 1 << 30, "outside"), (8, 57, "outside"),
+        (12, 1 << 30, "outside"), (16, 1 << 30, "no end"), (20, 3, "version"), (24, 18, "version"),
+        (32, 1 << 30, "outside"), (36, 1 << 30, "outside"), (36, 8, "middle"), (36, 0, "middle"),
+    ],
+)  # fmt: skip
+def test_a_damaged_header_is_named(at: int, word: int, said: str) -> None:
+    blob = bytearray(sample().flatten())
+    blob[at : at + 4] = word.to_bytes(4, "big")
+    with pytest.raises(BrokenTree, match=said):
+        parse(bytes(blob))
+
+
+def test_trees_too_deep_or_with_a_node_twice_are_refused() -> None:
+    root = node = Node()
+    for _ in range(70):
+        node = node.child("n")
+    with pytest.raises(BrokenTree, match="deep"):
+        parse(flatten(root))
+    root = Node()
+    root.child("n1")
+    root.child("n2")
+    with pytest.raises(BrokenTree, match="twice"):
+        parse(flatten(root).replace(b"n2", b"n1"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(some.lists(some.tuples(some.integers(0, 250), some.integers(0, 255)), max_size=4), some.integers(0, 300))
+def test_a_broken_blob_is_read_or_refused(changes: list[tuple[int, int]], cut: int) -> None:
+    blob = bytearray(sample().flatten())
+    for at, value in changes:
+        if at < len(blob):
+            blob[at] = value
+    try:
+        parse(bytes(blob[: len(blob) - cut] if cut < 200 else blob)).flatten()
+    except BrokenTree:
+        pass
+
+
 def tree(folder: Path, **options: object) -> tuple[str, set[str]]:
     """Return text and warnings of this machine's tree."""
     return source_of(flatten(build(Description(1, MEMORY, **options))), folder)  # type: ignore[arg-type]
 
 
-def qemu_tree(folder: Path) -> tuple[str, set[str]]:
+def qemu_tree(folder: Path, aia: str = "aplic-imsic") -> tuple[str, set[str]]:
     """Return text and warnings of QEMU's."""
     path = folder / "qemu.dtb"
-    machine = f"virt,aia=aplic-imsic,dumpdtb={path}"
+    machine = f"virt,aia={aia},dumpdtb={path}"
     command = [need(QEMU, "qemu-system-misc"), "-M", machine, "-m", "512M", "-display", "none"]
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     return source_of(path.read_bytes(), folder)
@@ -94,9 +161,14 @@ def properties(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
+PLIC = {"interrupts": "plic", "flash": True}
+FOR_FIRMWARE = {"machine_level": True, "flash": True}
+
+
 @pytest.mark.peer
-def test_no_warning_that_qemus_tree_does_not_have(tmp_path: Path) -> None:
-    ours = tree(tmp_path, cmdline="quiet", initrd=(0x8800_0000, 0x8900_0000))[1]
+@pytest.mark.parametrize("options", [{}, PLIC, FOR_FIRMWARE], ids=["plain", "plic", "firmware"])
+def test_no_warning_that_qemus_tree_does_not_have(tmp_path: Path, options: dict[str, object]) -> None:
+    ours = tree(tmp_path, cmdline="quiet", initrd=(0x8800_0000, 0x8900_0000), **options)[1]
     theirs = {warning.split(" ")[0] for warning in qemu_tree(tmp_path)[1]}
     assert {warning for warning in ours if warning.split(" ")[0] not in theirs} == set()
 
@@ -130,17 +202,45 @@ def test_node_says_what_qemus_says(tmp_path: Path, node: str) -> None:
 
 
 @pytest.mark.peer
-def test_interrupt_map_routes_as_qemus_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "aia", "width"), [({}, "aplic-imsic", 7), (PLIC, "none", 6)], ids=["aia", "plic"])
+def test_interrupt_map_routes_as_qemus_does(tmp_path: Path, options: dict[str, object], aia: str, width: int) -> None:
     """Row by row, but for the handle of the controller."""
     rows = []
-    for text, _warnings in (tree(tmp_path), qemu_tree(tmp_path)):
+    for text, _warnings in (tree(tmp_path, **options), qemu_tree(tmp_path, aia)):
         cells = [int(cell, 0) for cell in properties(text)["/soc/pci@30000000"]["interrupt-map"].strip("<>").split()]
-        rows.append([cells[i : i + 4] + cells[i + 5 : i + 7] for i in range(0, len(cells), 7)])
+        rows.append([cells[i : i + 4] + cells[i + 5 : i + width] for i in range(0, len(cells), width)])
     assert rows[0] == rows[1]
 
 
-def test_handles_point_at_nodes(tmp_path: Path) -> None:
-    nodes = properties(tree(tmp_path)[0])
+@pytest.mark.peer
+def test_controllers_say_what_qemus_say(tmp_path: Path) -> None:
+    """The PLIC, flash and fw_cfg, and of M mode the APLIC and IMSIC (QEMU 7.2 names these nodes otherwise)."""
+    ours, theirs = properties(tree(tmp_path, **PLIC)[0]), properties(qemu_tree(tmp_path, "none")[0])
+    for node, names in {
+        "/soc/plic@c000000": ("compatible", "reg", "#interrupt-cells", "#address-cells", "interrupt-controller"),
+        "/flash@20000000": ("compatible", "reg", "bank-width"),
+        "/fw-cfg@10100000": ("compatible", "reg", "dma-coherent"),
+    }.items():
+        assert {name: ours[node][name] for name in names} == {name: theirs[node][name] for name in names}
+    assert ours["/soc/serial@10000000"]["interrupts"] == theirs["/soc/serial@10000000"]["interrupts"]
+    assert "msi-parent" not in ours["/soc/pci@30000000"]
+    assert "aia" not in ours["/cpus/cpu@0"]["riscv,isa"]
+    ours, theirs = properties(tree(tmp_path, **FOR_FIRMWARE)[0]), properties(qemu_tree(tmp_path)[0])
+    for kind, base, names in (
+        ("imsics", "24000000", ("reg", "#interrupt-cells", "riscv,num-ids", "interrupt-controller")),
+        ("aplic", "c000000", ("reg", "#interrupt-cells", "riscv,num-sources", "interrupt-controller")),
+    ):
+        mine, its = ours[f"/soc/interrupt-controller@{base}"], theirs[f"/soc/{kind}@{base}"]
+        assert {name: mine[name] for name in names} == {name: its[name] for name in names}
+    domain = ours["/soc/interrupt-controller@c000000"]
+    child = ours["/soc/interrupt-controller@d000000"]["phandle"].strip("<>")
+    assert domain["riscv,children"] == f"<{child}>"
+    assert domain["riscv,delegate"] == domain["riscv,delegation"] == f"<{child} 0x01 0x5f>"
+
+
+@pytest.mark.parametrize("options", [{}, PLIC, FOR_FIRMWARE], ids=["plain", "plic", "firmware"])
+def test_handles_point_at_nodes(tmp_path: Path, options: dict[str, object]) -> None:
+    nodes = properties(tree(tmp_path, **options)[0])
     handles = {values["phandle"]: path for path, values in nodes.items() if "phandle" in values}
     assert len(handles) == sum("phandle" in values for values in nodes.values())
     for values in nodes.values():

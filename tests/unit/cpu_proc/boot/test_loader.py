@@ -1,198 +1,161 @@
-"""Kernels of every form are placed, and whatever is wrong with one is said as a configuration error."""
+"""A whole guest on paper: what goes where, where harts begin, and what does not fit together."""
 
 from __future__ import annotations
 
-import gzip
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
 
-from cpu_proc.boot import loader
+from cpu_proc.boot import fdt, loader
+from cpu_proc.boot.config import BootConfig, Load
+from cpu_proc.boot.fdt import Node, Tree, cells64
+from cpu_proc.boot.loader import Guest, Span, Start
+from cpu_proc.boot.reset_vector import INFO
 from protocol.errors import ConfigError
-from protocol.memory import Shared
-from tests.unit.cpu_proc.harness import RAM, anonymous
+from tests.unit.cpu_proc.boot.files import elf, image
+from tests.unit.cpu_proc.harness import RAM
 
-SIZE = 8 << 20
+SIZE = 16 << 20
+CODE = b"\x13\x05\x10\x00" * 64
+
+
+def describe(initrd: Span | None) -> Node:
+    """Return a small tree."""
+    root = Node()
+    root.child("chosen", bootargs="own", initrd=cells64(*(initrd or (0, 0))))
+    return root
 
 
 @pytest.fixture
-def ram() -> Iterator[Shared]:
-    """Return 8 MiB of guest memory."""
-    ram = anonymous(SIZE)
-    yield ram
-    ram.close()
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with one file of each kind."""
+    (tmp_path / "Image").write_bytes(image())
+    (tmp_path / "initrd").write_bytes(b"disk" * 1000)
+    (tmp_path / "fw.bin").write_bytes(CODE)
+    (tmp_path / "prog.elf").write_bytes(elf(entry=RAM + 0x60_0004, segments=((RAM + 0x60_0000,) * 2 + (CODE, 0x1000),)))
+    (tmp_path / "foo.bin").write_bytes(b"foo!")
+    return tmp_path
 
 
-def image(
-    *, text_offset: int = 0x20_0000, size: int = 0x3000, length: int = 0x1000, first: bytes = b"\x13\0\0\0"
-) -> bytes:
-    """Return a Linux boot image: its header, and a byte of its own at the end."""
-    header = first.ljust(8, b"\0") + struct.pack("<QQQ", text_offset, size, 0) + struct.pack("<I", 2)
-    return (header.ljust(0x30, b"\0") + b"RISCV\0\0\0" + b"RSC\x05" + bytes(4)).ljust(length - 1, b"\xaa") + b"\x77"
+def plan(boot: BootConfig, harts: int = 1) -> Guest:
+    """Place a guest in 16 MiB."""
+    return loader.plan(boot, SIZE, harts, describe)
 
 
-def elf(
-    *,
-    machine: int = 243,
-    bits: int = 2,
-    entry: int = 0xFFFF_FFFF_8000_0010,
-    segments: tuple[tuple[int, int, bytes, int], ...] = ((0x8020_0000, 0xFFFF_FFFF_8000_0000, b"code" * 16, 0x100),),
-    kind: int = 1,
-) -> bytes:
-    """Return an ELF file of segments (physical, virtual, content, size in memory)."""
-    ident = b"\x7fELF" + bytes([bits, 1, 1, 0]) + bytes(8)
-    header = ident + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
-    at = 64 + 56 * len(segments)
-    rows, contents = b"", b""
-    for physical, virtual, content, size in segments:
-        rows += struct.pack("<IIQQQQQQ", kind, 5, at + len(contents), virtual, physical, len(content), size, 1)
-        contents += content
-    return header + rows + contents
+def places(guest: Guest) -> dict[str, tuple[int, int]]:
+    """Return (start, end) by the first word of each name and, for loads, the number."""
+    return {
+        range_.name.replace("/", " ").split(" ")[0]: (range_.start, range_.end) for range_ in guest.placement.ranges
+    }
 
 
-def test_raw_image(ram: Shared, tmp_path: Path) -> None:
-    path = tmp_path / "Image"
-    path.write_bytes(image())
-    loaded = loader.load_kernel(ram, path)
-    assert (loaded.entry, loaded.end) == (0x8020_0000, 0x8020_3000)
-    assert bytes(ram.u8[0x20_0000:0x20_1000]) == image()
+def test_a_kernel_begins_in_s_mode_with_its_disk_below_the_tree(folder: Path) -> None:
+    guest = plan(BootConfig(folder / "Image", folder / "initrd"))
+    assert guest.start == Start(RAM + 0x20_0000, False)
+    assert guest.tree_at == RAM + SIZE - (2 << 20)
+    found = places(guest)
+    assert found["kernel"] == (RAM + 0x20_0000, RAM + 0x20_3000)
+    assert found["initrd"] == (guest.tree_at - 4096, guest.tree_at - 96)
+    assert fdt.parse(guest.blob).root.children["chosen"].properties["initrd"] == struct.pack(">QQ", *found["initrd"])
+    assert guest.rom == b""
 
 
-@pytest.mark.parametrize(("text_offset", "entry"), [(0, 0x8020_0000), (0x40_0000, 0x8040_0000)])
-def test_image_says_where_it_goes(ram: Shared, tmp_path: Path, text_offset: int, entry: int) -> None:
-    path = tmp_path / "Image"
-    path.write_bytes(image(text_offset=text_offset))
-    assert loader.load_kernel(ram, path).entry == entry
+def test_firmware_begins_in_m_mode_and_gets_the_kernels_place(folder: Path) -> None:
+    guest = plan(BootConfig(folder / "Image", firmware=folder / "fw.bin"))
+    assert guest.start_of(5) == Start(RAM, True, INFO)
+    assert struct.unpack_from("<2Q", guest.rom, 24) == (RAM, guest.tree_at)
+    assert struct.unpack_from("<3Q", guest.rom, 40)[2] == RAM + 0x20_0000
+    room = next(r for r in guest.placement.ranges if r.name == "device tree")
+    assert room.end - room.start >= len(guest.blob) + 4096  # firmware adds to the tree in place
 
 
-def test_image_with_an_efi_stub(ram: Shared, tmp_path: Path) -> None:
-    path = tmp_path / "vmlinuz"
-    path.write_bytes(image(first=b"MZ\x6f\x10"))
-    assert loader.load_kernel(ram, path).entry == 0x8020_0000
+def test_firmware_alone_has_no_next_stage(folder: Path) -> None:
+    guest = plan(BootConfig(None, firmware=folder / "prog.elf"))
+    assert guest.start.pc == RAM + 0x60_0004
+    assert struct.unpack_from("<3Q", guest.rom, 40)[2] == 0
 
 
-@pytest.mark.parametrize("content", [image(), elf()], ids=["image", "elf"])
-def test_compressed_kernel(ram: Shared, tmp_path: Path, content: bytes) -> None:
-    plain, packed = tmp_path / "plain", tmp_path / "packed"
-    plain.write_bytes(content)
-    packed.write_bytes(gzip.compress(content))
-    expected = loader.load_kernel(ram, plain)
-    memory = bytes(ram.u8)
-    ram.u8[:] = bytes(SIZE)
-    assert loader.load_kernel(ram, packed) == expected
-    assert bytes(ram.u8) == memory
+def test_loads_without_kernel_begin_at_the_start_of_memory(folder: Path) -> None:
+    guest = plan(BootConfig(None, loads=(Load("load 1 (foo.bin)", RAM, folder / "foo.bin"),)))
+    assert guest.start == Start(RAM, True, INFO)
 
 
-def test_elf_goes_to_its_physical_addresses(ram: Shared, tmp_path: Path) -> None:
-    path = tmp_path / "vmlinux"
-    path.write_bytes(
-        elf(segments=((0x8000_0000, 0xFFFF_0000, b"one", 3), (0x8010_0000, 0xFFFF_FFFF_8000_0000, b"two", 0x2000)))
+def test_loads_set_where_harts_begin(folder: Path) -> None:
+    loads = (
+        Load("load 1 (prog.elf)", file=folder / "prog.elf", cpu=1),
+        Load("load 2", RAM + 0x100, cpu=2),
+        Load("load 3 (prog.elf)", RAM + 0x70_0000, folder / "prog.elf", force_raw=True, cpu=3),
+        Load("load 4", RAM + 0x50_0000, value=0x1234, size=4),
     )
-    ram.u8[0x10_0000:0x10_3000] = b"\xff" * 0x3000
-    loaded = loader.load_kernel(ram, path)
-    assert (loaded.entry, loaded.end) == (0x8010_0010, 0x8010_2000)
-    assert bytes(ram.u8[:3]) == b"one"
-    assert bytes(ram.u8[0x10_0000:0x10_2001]) == b"two" + bytes(0x1FFD) + b"\xff"
+    guest = plan(BootConfig(folder / "Image", loads=loads), harts=4)
+    assert [guest.start_of(hart).pc - RAM for hart in range(4)] == [0x20_0000, 0x60_0004, 0x100, 0x70_0000]
+    assert [guest.start_of(hart).machine for hart in range(4)] == [False, True, True, True]
+    assert {r.data for r in guest.placement.ranges} >= {b"\x34\x12\0\0", (folder / "prog.elf").read_bytes(), CODE}
+
+
+def test_a_hypervisors_guests_are_named_in_the_tree(folder: Path) -> None:
+    loads = (
+        Load("load 1 (Image)", RAM + 0x40_0000, kernel=folder / "Image", bootargs="quiet"),
+        Load("load 2 (initrd)", RAM + 0x50_0000, initrd=folder / "initrd"),
+    )
+    chosen = fdt.parse(plan(BootConfig(folder / "Image", loads=loads)).blob).root.children["chosen"]
+    assert chosen.children["module@0x80400000"].properties == {
+        "reg": struct.pack(">QQ", RAM + 0x40_0000, 0x1000),
+        "compatible": b"multiboot,module\0multiboot,kernel\0",
+        "bootargs": b"quiet\0",
+    }
+    assert chosen.children["module@0x80500000"].properties["compatible"] == b"multiboot,module\0multiboot,ramdisk\0"
+
+
+def test_an_own_tree_gets_command_line_and_disk(folder: Path) -> None:
+    root = Node({"own": 1})
+    (folder / "own.dtb").write_bytes(Tree(root, ((RAM, 4096),), 3).flatten())
+    guest = plan(BootConfig(folder / "Image", folder / "initrd", "a=b", dtb=folder / "own.dtb"))
+    found = fdt.parse(guest.blob)
+    start, end = places(guest)["initrd"]
+    assert found.root.properties == {"own": b"\0\0\0\1"}
+    assert found.root.children["chosen"].properties == {
+        "bootargs": b"a=b\0",
+        "linux,initrd-start": struct.pack(">Q", start),
+        "linux,initrd-end": struct.pack(">Q", end),
+    }
+    assert (found.reservations, found.boot_hart) == (((RAM, 4096),), 3)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("boot", "said"),
     [
-        (b"", "neither"),
-        (b"hello", "neither"),
-        (bytes(100), "neither"),
-        (b"MZ" + bytes(100), "EFI program"),
-        (b"\x27\x05\x19\x56" + bytes(100), "uImage"),
-        (b"\x1f\x8b", "gzip"),
-        (gzip.compress(image())[:-20], "gzip"),
-        (gzip.compress(image())[:30], "gzip"),
-        (gzip.compress(image())[:-8] + bytes(8), "gzip"),
-        (gzip.compress(b"hello"), "neither"),
-        (image(text_offset=SIZE), "fit"),
-        (image(text_offset=1 << 63), "fit"),
-        (image(text_offset=SIZE - 0x800), "fit"),
-        (b"\x7fELF", "broken ELF"),
-        (elf()[:40], "broken ELF"),
-        (elf()[:80], "broken ELF"),
-        (elf(machine=62), "EM_X86_64"),
-        (elf(machine=0xFEED), "65261"),
-        (elf(bits=1), "ELF"),
-        (elf(bits=9), "ELF"),
-        (elf(segments=()), "without a loadable segment"),
-        (elf(kind=4), "without a loadable segment"),
-        (elf(segments=((0x1000, 0, b"x", 1),)), "fit"),
-        (elf(segments=((RAM + SIZE, 0, b"x", 1),)), "fit"),
-        (elf(segments=((RAM, 0, b"x", SIZE + 1),)), "fit"),
-        (elf(segments=((RAM, 0, b"x", 1 << 62),)), "fit"),
-        (elf(segments=((RAM, 0, b"x", (1 << 64) - 1),)), "fit"),
-        (elf(segments=(((1 << 64) - 1, 0, b"x", 1),)), "fit"),
+        ({"loads": (Load("load 2 (foo.bin)", RAM + 0x20_1000, Path("foo.bin")),)},
+         "load 2 (foo.bin) 0x80201000-0x80201004 overlaps kernel "),
+        ({"loads": (Load("load 1", RAM + SIZE - 4, value=0, size=8),)}, "load 1 does not fit"),
+        ({"loads": (Load("load 1", RAM + SIZE - (2 << 20), value=0, size=8),)}, "device tree 0x80e00000-"),
+        ({"loads": (Load("load 1 (foo.bin)", None, Path("foo.bin")),)}, "load 1 (foo.bin): address is missing"),
+        ({"loads": (Load("load 1 (none)", RAM, Path("none")),)}, "cannot read load 1"),
+        ({"loads": (Load("load 1 (prog.elf)", RAM, Path("prog.elf")),)}, "an ELF file goes to its own"),
+        ({"loads": (Load("load 1", RAM, cpu=1),)}, "load 1: there is no cpu 1"),
+        ({"loads": (Load("load 1", 0x1000, cpu=0),)}, "cpu 0 cannot begin at 0x1000"),
+        ({"loads": (Load("load 1", RAM + 1, cpu=0),)}, "cpu 0 cannot begin"),
+        ({"dtb": Path("foo.bin")}, "4 bytes are no device tree"),
+        ({"dtb": Path("Image")}, "it begins with"),
+        ({"firmware": Path("fw.bin"), "loads": (Load("load 1", RAM, value=1, size=1),)}, "overlaps firmware"),
+        ({"initrd": Path("big")}, "do not fit into guest memory"),
+        ({"firmware": Path("fw.bin"), "flash": (Path("flash"), None)}, "flash0"),
     ],
-)
-def test_unusable_kernel_is_a_configuration_error(ram: Shared, tmp_path: Path, content: bytes, said: str) -> None:
-    path = tmp_path / "kernel"
-    path.write_bytes(content)
+)  # fmt: skip
+def test_what_does_not_fit_together_is_named(folder: Path, boot: dict[str, object], said: str) -> None:
+    with (folder / "big").open("wb") as file:
+        file.truncate(SIZE - (3 << 20))
+
+    def real(value: object) -> object:
+        if isinstance(value, Path):
+            return folder / value
+        if isinstance(value, tuple):
+            return tuple(real(item) for item in value)
+        if isinstance(value, Load) and value.file:
+            return Load(value.name, value.address, folder / value.file)
+        return value
+
     with pytest.raises(ConfigError) as caught:
-        loader.load_kernel(ram, path)
-    assert str(path) in caught.value.message
+        plan(BootConfig(folder / "Image", **{key: real(value) for key, value in boot.items()}))  # type: ignore[arg-type]
     assert said in caught.value.message
-
-
-def test_missing_files_are_configuration_errors(ram: Shared, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kernel"):
-        loader.load_kernel(ram, tmp_path / "none")
-    with pytest.raises(ConfigError, match="kernel"):
-        loader.load_kernel(ram, tmp_path)
-    with pytest.raises(ConfigError, match="initrd"):
-        loader.load_initrd(ram, tmp_path / "none", RAM, RAM + SIZE)
-
-
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    some.sampled_from([elf(), image(), gzip.compress(image())]),
-    some.lists(some.tuples(some.integers(0, 200), some.integers(0, 255)), max_size=6),
-    some.integers(0, 300),
-)
-def test_broken_kernel_is_loaded_or_refused(
-    ram: Shared, tmp_path: Path, content: bytes, changes: list[tuple[int, int]], cut: int
-) -> None:
-    broken = bytearray(content)
-    for at, value in changes:
-        if at < len(broken):
-            broken[at] = value
-    path = tmp_path / "kernel"
-    path.write_bytes(broken[: len(broken) - cut] if cut < 200 else broken)
-    try:
-        loaded = loader.load_kernel(ram, path)
-    except ConfigError:
-        return
-    assert RAM <= loaded.entry < RAM + SIZE
-
-
-# the initial RAM disk and the device tree
-
-
-def test_initrd_lies_as_high_as_it_goes(ram: Shared, tmp_path: Path) -> None:
-    path = tmp_path / "initrd"
-    path.write_bytes(b"disk" * 1000)
-    start, end = loader.load_initrd(ram, path, RAM + 0x30_0000, RAM + 0x60_0000)
-    assert (start, end) == (RAM + 0x5F_F000, RAM + 0x5F_F000 + 4000)
-    assert bytes(ram.u8[start - RAM : end - RAM]) == b"disk" * 1000
-
-
-def test_initrd_that_meets_the_kernel_does_not_fit(ram: Shared, tmp_path: Path) -> None:
-    path = tmp_path / "initrd"
-    path.write_bytes(bytes(0x2001))
-    with pytest.raises(ConfigError, match="do not fit") as caught:
-        loader.load_initrd(ram, path, RAM + 0x1000, RAM + 0x3000)
-    assert caught.value.hint == "raise vm.memory"
-
-
-@pytest.mark.parametrize(("size", "below"), [(1, 2 << 20), (2 << 20, 2 << 20), ((2 << 20) + 1, 4 << 20)])
-def test_tree_lies_at_the_end(ram: Shared, size: int, below: int) -> None:
-    at = loader.place_tree(ram, b"\x55" * size)
-    assert at == RAM + SIZE - below
-    assert bytes(ram.u8[at - RAM : at - RAM + size]) == b"\x55" * size

@@ -189,6 +189,71 @@ def test_reset_keeps_the_wires(domain: Domain) -> None:
     assert domain.taken() == MESSAGE
 
 
+# a machine-level domain above a supervisor-level one
+
+
+class Pair:
+    """A machine-level domain with its child, both enabled, and what either sends."""
+
+    def __init__(self) -> None:
+        self.low = Domain()
+        self.high = Domain()
+        self.high.aplic = Aplic(lambda hart, identity: self.high.sent.append((hart, identity)), self.low.aplic)
+        for domain in (self.high, self.low):
+            domain.write(aia.DOMAINCFG, aia.DOMAINCFG_IE)
+
+
+@pytest.fixture
+def pair() -> Pair:
+    """Return two domains as after reset, but for being enabled."""
+    return Pair()
+
+
+CONFIG = aia.SOURCECFG + 4 * (SOURCE - 1)
+
+
+def test_after_reset_all_sources_are_the_root_domains(pair: Pair) -> None:
+    pair.high.source(LEVEL1)
+    pair.low.source(LEVEL1)
+    assert pair.low.read(CONFIG) == 0
+    pair.high.aplic.set_line(SOURCE, 1)
+    assert (pair.high.taken(), pair.low.taken()) == (MESSAGE, [])
+
+
+def test_a_delegated_source_belongs_to_the_child(pair: Pair) -> None:
+    pair.high.write(CONFIG, aia.SOURCECFG_D | 0x3FF)
+    assert pair.high.read(CONFIG) == aia.SOURCECFG_D  # the only child has index 0
+    pair.low.source(LEVEL1)
+    pair.high.write(aia.SETIENUM, SOURCE)
+    pair.high.aplic.set_line(SOURCE, 1)
+    assert (pair.high.taken(), pair.low.taken()) == ([], MESSAGE)
+
+
+def test_a_source_taken_back_is_inactive_below(pair: Pair) -> None:
+    pair.high.aplic.delegate_all()
+    pair.low.source(EDGE1)
+    pair.high.source(EDGE1)
+    assert pair.low.read(CONFIG) == 0
+    assert pair.low.read(aia.SETIE + WORD) == 0
+    pair.high.aplic.set_line(SOURCE, 1)
+    assert (pair.high.taken(), pair.low.taken()) == (MESSAGE, [])
+    pair.high.aplic.reset()
+    pair.low.source(EDGE1)
+    assert pair.low.read(CONFIG) == 0
+
+
+def test_message_addresses_are_kept_until_locked(pair: Pair) -> None:
+    places = range(aia.MMSIADDRCFG, aia.SMSIADDRCFGH + 4, 4)
+    for place in places:
+        pair.high.write(place, place)
+        pair.low.write(place, place)
+    assert [pair.high.read(place) for place in places] == list(places)
+    assert [pair.low.read(place) for place in places] == [0] * 4  # the root domain's alone
+    pair.high.write(aia.MMSIADDRCFG + 4, aia.ADDRCFG_LOCK)
+    pair.high.write(aia.SMSIADDRCFGH, 1)
+    assert pair.high.read(aia.SMSIADDRCFGH) == aia.SMSIADDRCFGH
+
+
 @given(
     some.lists(
         some.tuples(
