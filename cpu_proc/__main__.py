@@ -43,6 +43,8 @@ class Config:
     memory: int
     cpus: int
     interrupts: str
+    clock: str
+    state: Path | None
     boot: BootConfig
     devices: dict[str, int]
 
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fw-cfg", action="append", default=[], metavar="name=NAME,...", help="file for fw_cfg: file=PATH or string="
     )
+    parser.add_argument("--clock", default="real", choices=("real", "icount"), help="what guest time follows")
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="go on from a state saved there")
     parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")
     parser.add_argument(
         "--device", action="append", default=[], metavar="ID=SLOT", help="expect device ID in PCI slot SLOT (1-31)"
@@ -97,7 +101,9 @@ def _config(args: argparse.Namespace) -> Config:
         devices[device_id] = int(slot)
     if not 1 <= args.cpus <= HARTS_MAX:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
-    return Config(args.vm, args.bus, memory, args.cpus, args.interrupts, _boot(args), devices)
+    if args.clock == "icount" and args.cpus != 1:
+        raise ConfigError("--clock icount counts the instructions of one hart", hint="--cpus 1")
+    return Config(args.vm, args.bus, memory, args.cpus, args.interrupts, args.clock, args.state, _boot(args), devices)
 
 
 def _boot(args: argparse.Namespace) -> BootConfig:
@@ -129,8 +135,9 @@ def _check(config: Config) -> None:
 
 
 async def _serve(config: Config, engine: Any, started_ns: int) -> int:
+    from cpu_proc import saving
     from cpu_proc.attach import Attacher
-    from cpu_proc.clock import GuestClock
+    from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
     from cpu_proc.machine import OFF, WAITING, Events, Machine
@@ -145,7 +152,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         shared = stack.enter_context(created(config.vm, sizes))
         irq = IrqPage(shared["irq"])
         irq.format()
-        clock = GuestClock(ClockPage(shared["clock"]))
+        clock = (GuestClock if config.clock == REAL else InstructionClock)(ClockPage(shared["clock"]))
         console = Console(loop, runtime.logs / "console.log")
         bus = await Bus.connect(config.bus)
         tree = Tree(bus, names.ROOT_PATH)
@@ -172,6 +179,8 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
+        if config.state:
+            saving.load(machine, config.state)
         tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns))
         for hart in machine.harts:
             tree.add(names.hart_path(hart.index), HART1, Hart1(machine, hart))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cpu_proc import memory_map as mm
 from cpu_proc.boot import images
@@ -76,7 +77,7 @@ class Board:
         self.wires: Plic | Aplic = self._plic() if fitting.interrupts == "plic" else self._aia()
         set_line = self.wires.set_line
         self.uart = Uart(lambda b: wiring.console(bytes([b])), lambda v: set_line(mm.UART0_IRQ, v))
-        self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v))
+        self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v), clock.wall_ns)
         high = mm.pcie_high(memory.size)
         self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, wiring.set_windows)
         self.rom = Rom()
@@ -126,6 +127,14 @@ class Board:
         """Set up what M-mode firmware would have, for a guest that begins in S mode."""
         if isinstance(self.wires, Aplic):
             self.wires.delegate_all()
+
+    def stateful(self) -> dict[str, Any]:
+        """Return the devices with state of their own, by name; each lists its fields in ``SAVED``."""
+        found: dict[str, Any] = {"uart0": self.uart, "rtc": self.rtc, "fw-cfg": self.fw_cfg, "pcie": self.root}
+        found |= {f"flash{index}": bank for index, bank in enumerate(self.flash)}
+        if isinstance(self.wires, Plic):
+            return found | {"plic": self.wires}
+        return found | {"aplic-m": self.wires, "aplic-s": self.wires.child}
 
     def reset(self) -> None:
         """Return all devices to their power-on state, those in other processes included."""

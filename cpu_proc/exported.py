@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+from cpu_proc import saving
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
@@ -13,6 +15,7 @@ from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
 from protocol import names
 from protocol.bus import BusError
+from protocol.errors import BusvmError
 
 MACHINE1, HART1, FUNCTION1 = "org.busvm.Machine1", "org.busvm.Hart1", "org.busvm.Function1"
 
@@ -31,6 +34,7 @@ class Machine1:
     def __init__(self, vm: str, machine: Machine, started_ns: int) -> None:
         self.name = vm
         self.interrupts = "aia"
+        self.clock_source = machine.clock.source
         self._machine = machine
         self._started_ns = started_ns
 
@@ -87,6 +91,13 @@ class Machine1:
         if len(data) > _TRANSFER_MAX or not self._machine.memory.write(gpa, data):
             raise _refuse("OutOfRange", f"{len(data)} bytes at {gpa:#x} are not all RAM, or more than 1 MiB")
 
+    async def save_state(self, folder: str) -> None:
+        """Save into a folder, between two instructions."""
+        try:
+            await self._do(lambda: saving.save(self._machine, Path(folder)))
+        except BusvmError as error:
+            raise _refuse("Failed", error.message) from error
+
     def device_tree(self) -> bytes:
         """The tree the guest was given."""
         return self._machine.blob
@@ -134,6 +145,7 @@ class Hart1:
         self.index = hart.index
         self.isa = ISA
         self.engine = "interpreter"
+        self.clock_source = machine.clock.source
         self._machine = machine
         self._hart = hart
 

@@ -27,7 +27,7 @@ from cpu_proc.board import Board, Fitting, Wiring
 from cpu_proc.boot import loader, tree
 from cpu_proc.boot.config import BootConfig
 from cpu_proc.boot.sbi import Sbi
-from cpu_proc.clock import GuestClock
+from cpu_proc.clock import REAL, GuestClock, InstructionClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
 from cpu_proc.hart import LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
@@ -82,6 +82,8 @@ class Machine:
         self._watch = np.zeros(1, np.int64)
         for hart in self.harts:
             hart.connect(self.harts, self._watch, self.irq_event)
+        if isinstance(clock, InstructionClock):
+            clock.follow(self.harts[0])
         self.gate = Gate(self.harts)
         self.sbi = Sbi(self)
         self._input: deque[bytes] = deque()
@@ -225,7 +227,8 @@ class Machine:
         Raises:
             ConfigError: the guest cannot be loaded.
         """
-        describe = tree.describe(self.boot_config, len(self.harts), self.ram.size, self.interrupts)
+        seed = os.urandom(32) if self.clock.source == REAL else bytes(32)
+        describe = tree.describe(self.boot_config, len(self.harts), self.ram.size, self.interrupts, seed)
         guest = loader.plan(self.boot_config, self.ram.size, len(self.harts), describe)
         guest.placement.store(self.ram)
         self.board.rom.data, self.blob = guest.rom, guest.blob
@@ -281,6 +284,9 @@ class Machine:
 
     def _serve(self, hart: Hart, reason: int) -> None:
         if reason == st.EXIT_STOP:
+            return
+        if reason == st.EXIT_WFI and hart["ICOUNT"]:
+            self._idle(hart)
             return
         with self.gate.lock:
             self._serving = hart
@@ -338,6 +344,25 @@ class Machine:
             elif hart.condition == was:
                 select.select([hart.wake_event], [], [], self._until_timer(hart))
         hart["SLEEPING"] = 0
+
+    def _idle(self, hart: Hart) -> None:
+        """Let a hart whose instructions are the clock sleep: time goes on to the next timer, or to what wakes it."""
+        while not (hart["STOP_REQUEST"] or self.irq.shared.u8[IrqPage.LOOK] or hart.pending_enabled()):
+            due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
+            alarm = self.board.rtc.next_alarm_s()
+            if alarm is not None:
+                due = min(due, self.clock.ticks() + int(alarm * 1e9) // st.TICK_NS + 1)
+            ticks = due - self.clock.ticks()
+            wait = min(ticks * st.TICK_NS / 1e9, _LONGEST_SLEEP_S)
+            before = time.monotonic_ns()
+            woken, _, _ = select.select([hart.wake_event, self.irq_event], [], [], wait)
+            elapsed = (time.monotonic_ns() - before) // st.TICK_NS
+            full = not woken and ticks * st.TICK_NS <= _LONGEST_SLEEP_S * 1e9
+            self.clock.set_ticks(self.clock.ticks() + (ticks if full else min(elapsed, ticks)))
+            for fd in woken:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            self.board.rtc.tick()
 
     def _until_timer(self, hart: Hart) -> float:
         due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)

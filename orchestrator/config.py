@@ -49,6 +49,7 @@ class Config:
     memory: int
     cpus: int
     interrupts: str
+    clock: str
     kernel: Path | None
     initrd: Path | None
     cmdline: str
@@ -115,6 +116,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         memory=memory,
         cpus=vm["cpus"],
         interrupts=vm["interrupts"],
+        clock=reader.clock(vm),
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],
@@ -286,6 +288,12 @@ class _Reader:
         if not os.access(path, os.R_OK):
             raise self.error(where, f"not permitted to read {path}")
         return path
+
+    def clock(self, vm: dict[str, Any]) -> str:
+        """Return the clock's source; instructions of several harts have no common count."""
+        if vm["clock"] == "icount" and vm["cpus"] != 1:
+            raise self.error(("vm", "clock"), "icount counts the instructions of one hart", "vm.cpus = 1")
+        return str(vm["clock"])
 
     def memory(self, size: int) -> int:
         """Check the size of RAM."""

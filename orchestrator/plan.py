@@ -116,6 +116,8 @@ def environment() -> dict[str, str]:
 def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
+    if config.clock != "real":
+        argv += ["--clock", config.clock]
     if config.interrupts != "aia":
         argv += ["--interrupts", config.interrupts]
     for name in ("firmware", "kernel", "initrd", "dtb", "flash0", "flash1"):

@@ -87,6 +87,14 @@ KEYS = (
     Key("vm", "cpus", Kind.COUNT, "Number of harts.", default=1, least=1, most=CPUS_MOST),
     Key(
         "vm",
+        "clock",
+        Kind.TEXT,
+        "What guest time follows: `real` the host's clock, `icount` the instructions of the one hart.",
+        default="real",
+        choices=("real", "icount"),
+    ),
+    Key(
+        "vm",
         "interrupts",
         Kind.TEXT,
         "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",

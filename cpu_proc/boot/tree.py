@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -26,6 +25,7 @@ class Description:
     ram_size: int
     cmdline: str = ""
     initrd: tuple[int, int] | None = None  # (start, end)
+    seed: bytes = bytes(32)  # for the guest's random numbers
     interrupts: str = "aia"  # or "plic"
     machine_level: bool = False  # firmware runs in M mode and needs to know that mode's controllers
     flash: bool = False
@@ -54,13 +54,16 @@ class _Handles:
         return self._last
 
 
-def describe(boot: BootConfig, harts: int, ram_size: int, interrupts: str) -> Callable[[tuple[int, int] | None], Node]:
+def describe(
+    boot: BootConfig, harts: int, ram_size: int, interrupts: str, seed: bytes = bytes(32)
+) -> Callable[[tuple[int, int] | None], Node]:
     """Return what builds the tree of a VM, given where its initial RAM disk is."""
     vm = Description(
         harts,
         ram_size,
         boot.cmdline,
         interrupts=interrupts,
+        seed=seed,
         machine_level=boot.firmware is not None or boot.kernel is None,
         flash=any(boot.flash),
     )
@@ -72,7 +75,7 @@ def build(vm: Description) -> Node:
     handles = _Handles()
     root = Node({"#address-cells": 2, "#size-cells": 2, "compatible": "riscv-virtio", "model": "riscv-virtio,busvm"})
     serial = f"serial@{mm.UART0.base:x}"
-    chosen = root.child("chosen", stdout_path=f"/soc/{serial}", rng_seed=os.urandom(32))
+    chosen = root.child("chosen", stdout_path=f"/soc/{serial}", rng_seed=vm.seed)
     if vm.cmdline:
         chosen.properties["bootargs"] = vm.cmdline
     if vm.initrd:

@@ -43,6 +43,13 @@ POSTED_MI0 POSTED_MI1 POSTED_MI2 POSTED_MI3 POSTED_SI0 POSTED_SI1 POSTED_SI2 POS
 """
 
 POSTED = tuple(_POSTED.split())
+# What a saved hart consists of; the rest is the host's, or follows from this
+SAVED = (
+    *(_ARCHITECTURAL + _IMSIC).split(),
+    *["TIMER_DUE", "MTIMECMP", "LINES", "BUILTIN_SBI", "PMP_OPEN", "ICOUNT_BASE"],
+    *["MMIO_ADDRESS", "MMIO_SIZE", "MMIO_VALUE", "MMIO_DONE", "MMIO_WRITE"],
+    *(name for name in POSTED if name not in ("WANTED", "POSTED_FLUSH")),
+)
 NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE + _POSTED).split()
 SLOTS = {name: index for index, name in enumerate(NAMES)}
 # After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB, then 2 MiB by a hash

@@ -31,6 +31,8 @@ SetWindows = Callable[[list[list[int]]], None]
 class Root:
     """Bus 0: a host bridge in slot 0, remote functions in the slots above."""
 
+    SAVED = ("_intx",)
+
     def __init__(
         self,
         space: AddressSpace,

@@ -54,19 +54,31 @@ class Aplic:
     Messages go straight to the harts' interrupt files, whatever addresses firmware has configured for them.
     """
 
+    SAVED = (
+        "_given",
+        "_level",
+        "_addresses",
+        "_enabled_domain",
+        "_sourcecfg",
+        "_target",
+        "_pending",
+        "_enabled",
+        "_genmsi",
+    )
+
     def __init__(self, send: SendMessage, child: Aplic | None = None) -> None:
         self._send = send
-        self._child = child
+        self.child = child
         self._given = [True] * WIRED_SOURCES
         self._level = [0] * WIRED_SOURCES
         self.reset()
 
     def reset(self) -> None:
         """Return to power-on state, where nothing is handed down; the wires keep their levels."""
-        if self._child:
-            self._child.reset()
+        if self.child:
+            self.child.reset()
             for source in range(WIRED_SOURCES):
-                self._child.give(source, False)
+                self.child.give(source, False)
         self._addresses = [0] * 4
         self._enabled_domain = False
         self._sourcecfg = [0] * WIRED_SOURCES
@@ -89,8 +101,8 @@ class Aplic:
 
     def set_line(self, source: int, level: int) -> None:
         """Change the level of a wire, which runs through the domains."""
-        if self._child:
-            self._child.set_line(source, level)
+        if self.child:
+            self.child.set_line(source, level)
         before = self._input(source)
         self._level[source] = int(bool(level))
         after = self._input(source)
@@ -135,7 +147,7 @@ class Aplic:
         """Read a 32-bit register."""
         if size != 4:
             return 0
-        if MMSIADDRCFG <= offset <= SMSIADDRCFGH and self._child:
+        if MMSIADDRCFG <= offset <= SMSIADDRCFGH and self.child:
             return self._addresses[(offset - MMSIADDRCFG) >> 2]
         if offset == DOMAINCFG:
             return 0x8000_0000 | (DOMAINCFG_IE if self._enabled_domain else 0) | DOMAINCFG_DM
@@ -198,9 +210,9 @@ class Aplic:
         mode, down = value & 7, bool(value & SOURCECFG_D)
         if down or mode in (2, 3):  # handed down, to nobody perhaps; reserved modes
             mode = INACTIVE
-        if self._child:
-            self._child.give(source, down)
-        self._sourcecfg[source] = SOURCECFG_D if down and self._child else mode
+        if self.child:
+            self.child.give(source, down)
+        self._sourcecfg[source] = SOURCECFG_D if down and self.child else mode
         self._pending[source] = bool(mode in (LEVEL1, LEVEL0) and self._input(source))
         if mode == INACTIVE:
             self._enabled[source] = False

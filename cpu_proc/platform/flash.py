@@ -53,6 +53,15 @@ _TABLE = _cfi_table()
 class FlashFile:
     """The file behind a bank: locked against a second writer, read whole, written back where it changes."""
 
+    SAVED = (
+        "_mode",
+        "_command",
+        "_errors",
+        "_locked",
+        "_left",
+        "_buffer",
+    )
+
     def __init__(self, path: Path, what: str) -> None:
         """Open the file at ``path``, read-only where it cannot be written; ``what`` names it in messages.
 

@@ -48,6 +48,12 @@ def _directory(files: Mapping[str, bytes]) -> bytes:
 class FwCfg:
     """The device over ``items`` by key and ``files`` by name, of at most 55 ASCII characters."""
 
+    SAVED = (
+        "_address",
+        "_item",
+        "_at",
+    )
+
     def __init__(self, memory: GuestMemory, items: Mapping[int, bytes], files: Mapping[str, bytes]) -> None:
         self._memory = memory
         self._items = {

@@ -29,6 +29,17 @@ class Plic:
     sensitive to levels.
     """
 
+    SAVED = (
+        "_level",
+        "_priority",
+        "_enabled",
+        "_threshold",
+        "_asserted",
+        "_in_flight",
+        "_remembered",
+        "_pending",
+    )
+
     def __init__(self, harts: int, set_external_line: SetExternalLine, edges: frozenset[int] = frozenset()) -> None:
         self._contexts = [(hart, mode) for hart in range(harts) for mode in (M, S)]
         self._set_external_line = set_external_line

@@ -13,6 +13,16 @@ TIME_LOW, TIME_HIGH, ALARM_LOW, ALARM_HIGH, IRQ_ENABLED, CLEAR_ALARM, ALARM_STAT
 class Rtc:
     """The clock; ``tick`` is called by the machine now and then to let the alarm ring."""
 
+    SAVED = (
+        "_offset",
+        "_high",
+        "_alarm",
+        "_armed",
+        "_enabled",
+        "_pending",
+        "_set_high",
+    )
+
     def __init__(self, line: Line, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._line = line
         self._wall_ns = wall_ns

@@ -27,6 +27,18 @@ _BACKLOG = 1 << 16  # input that waits for room in the FIFO
 class Uart:
     """The UART; ``output`` gets each transmitted byte, ``line`` the interrupt level."""
 
+    SAVED = (
+        "_backlog",
+        "_fifo",
+        "_ier",
+        "_lcr",
+        "_mcr",
+        "_scr",
+        "_fcr",
+        "_divisor",
+        "_tx_pending",
+    )
+
     def __init__(self, output: Callable[[int], None], line: Line) -> None:
         self._output = output
         self._line = line
