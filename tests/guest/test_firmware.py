@@ -148,8 +148,11 @@ def test_u_boot_gives_its_prompt_and_drives_the_flash(tmp_path: Path, mode: str)
         guest.wait_for("=> ", 60)
         guest.type("mw.l 22000000 00980098; md.l 22000040 3; mw.l 22000000 00ff00ff")
         assert "22000040: 00510051 00520052 00590059" in guest.wait_for("=> ", 30)
-        guest.type("mw.l 22000100 00400040; mw.l 22000100 12345678; mw.l 22000000 00ff00ff; md.l 22000100 1")
-        assert "22000100: 12345678" in guest.wait_for("=> ", 30)
+        guest.type("protect off 22000000 2203ffff; erase 22000000 2203ffff; mw.b 81000000 5a 800")
+        assert "Erased 2 sectors" in guest.wait_for("=> ", 30)
+        guest.type("cp.b 81000000 22000100 800; cmp.b 81000000 22000100 800")
+        assert "Total of 2048 byte(s) were the same" in guest.wait_for("were the same", 30)
+        guest.wait_for("=> ", 30)
         guest.type("reset")
         guest.wait_for("Hit any key", 90)  # firmware and all begin anew
         guest.type("")
@@ -157,7 +160,8 @@ def test_u_boot_gives_its_prompt_and_drives_the_flash(tmp_path: Path, mode: str)
         guest.type("poweroff")
         assert guest.status(30) == 0
     with (tmp_path / "flash1").open("rb") as file:
-        assert file.read(0x108)[0xFC:] == bytes(4) + b"\x78\x56\x34\x12" + bytes(4)
+        content = file.read(0x40001)
+    assert content == b"\xff" * 0x100 + b"\x5a" * 0x800 + b"\xff" * (0x40000 - 0x900) + b"\0"
 
 
 @pytest.mark.parametrize("cpu", [0, 1])
