@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from protocol.names import cache_root, private_folder
 
 _SOURCES = Path(__file__).parent.parent
 MODULE = "busvm_generated_engine"
+_FLOATING = "floating_"
 
 
 def fingerprint() -> str:
@@ -48,32 +51,54 @@ def is_cached() -> bool:
 def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     """Return the generated module with ``run`` compiled, from the cache where possible.
 
-    ``progress`` is called with a line for people before something that takes seconds.
+    ``progress`` is called with a line for people before something that takes seconds. A second process compiles
+    floating point meanwhile, which is a third of the whole.
     """
     folder = private_folder(cache_folder())
+    module = _prepare(folder)
+    if is_cached():
+        _compile_entries(module)
+        return module
+    progress("compiling the CPU for this host, once (about half a minute)")
+    command = [sys.executable, "-m", "cpu_proc.engine.compiled", str(folder)]
+    with subprocess.Popen(command, cwd=_SOURCES.parent, stdin=subprocess.DEVNULL) as other:
+        try:
+            _compile_all(module, lambda name: name != "run" and not name.startswith(_FLOATING))
+        except BaseException:
+            other.kill()
+            raise
+    _compile_entries(module)  # what the other process may have failed to do is done here
+    (folder / "complete").touch()
+    return module
+
+
+def _prepare(folder: Path) -> Any:
+    """Import the generated module; nothing of it is compiled yet."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
     import numba
-    import numpy as np
 
     numba.config.CACHE_DIR = str(folder / "numba")  # type: ignore[attr-defined]  # read when Numba was imported
-    fresh = not is_cached()
-    if fresh:
-        progress("compiling the CPU for this host, once (about half a minute)")
-    module = _import(folder)
-    from cpu_proc.engine import state as st
+    return _import(folder)
 
-    # one call with a budget of nothing compiles everything that `run` reaches
-    vector = np.zeros(st.SIZE, np.int64)
-    look = np.zeros(8, np.uint8)
-    vector[st.SLOTS["LOOK_HOST"]] = vector[st.SLOTS["CLOCK_RUNNING_HOST"]] = look.ctypes.data
-    vector[st.SLOTS["CLOCK_STOPPED_HOST"]] = look.ctypes.data
-    module.run(vector, 0, 0)
-    module.decode(0)
+
+def _compile_all(module: Any, wanted: Callable[[str], bool]) -> None:
+    """Compile functions of the generated module by name, with all that they call."""
+    import numba
+
+    for name, function in list(vars(module).items()):
+        python = getattr(function, "py_func", None)
+        if python is not None and python.__module__ == MODULE and wanted(name):
+            parameters = inspect.signature(python).parameters
+            function.compile(tuple(numba.types.int64[::1] if p == "S" else numba.types.int64 for p in parameters))
+
+
+def _compile_entries(module: Any) -> None:
+    """Compile, or take from the cache, what Python calls."""
+    _compile_all(module, lambda name: name in ("run", "decode"))
+    import numba
+
     module.pending.compile((numba.types.int64[::1],))
     module.post.compile((numba.types.int64,) * 5)
-    if fresh:
-        (folder / "complete").touch()
-    return module
 
 
 def _import(folder: Path) -> ModuleType:
@@ -92,3 +117,7 @@ def _import(folder: Path) -> ModuleType:
     sys.modules[MODULE] = module
     spec.loader.exec_module(module)
     return module
+
+
+if __name__ == "__main__":
+    _compile_all(_prepare(Path(sys.argv[1])), lambda name: name.startswith(_FLOATING))

@@ -1,47 +1,29 @@
 """Turn the instruction and CSR tables into the source of one Python module for Numba.
 
-The module holds the decoder, the CSR accessors, one function per group of rare instructions, and ``run``, the
+The module holds the decoder, the CSR accessors, functions for groups of rare instructions, and ``run``, the
 interpreter loop. The hot instructions are branches of one long if-chain over the operation number, which LLVM makes
 into a jump table. Registers are reached by host address: in a decoded word every register number sits where one
-shift and one mask give its byte offset.
-
-Decoded word: operation 0–9 · rd 10–15 (32 for a discarded x0) · rs1 16–20 · rs2 21–25 · length 26–28 · immediate 32–63.
+shift and one mask give its byte offset (``engine.numbering`` has the layout of the decoded word).
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
 import textwrap
 
 from cpu_proc.engine import state as st
-from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
-    hints,
-    privileged,
-    rv64a,
-    rv64b,
-    rv64c,
-    rv64fd,
-    rv64i,
-    rv64m,
-    zfa,
-    zicbo,
-    zicond,
-)
-from cpu_proc.isa.csr import CSRS, Csr
+from cpu_proc.engine.generate_decoder import decoder
+from cpu_proc.engine.generate_registers import csr_read, csr_write
+from cpu_proc.engine.numbering import GROUPS, ILLEGAL, numbered
+from cpu_proc.engine.source_text import Rename, chain
 from cpu_proc.isa.precision import FRACTION
-from cpu_proc.isa.table import TABLE, Compressed, Format, Instruction, Kind, extraction
+from cpu_proc.isa.table import Instruction, Kind
 
-ILLEGAL = 1  # operation number of whatever no row matches; 0 is a slot not decoded yet
-_FIRST = 2
-_ORDER = (Kind.VALUE, Kind.BRANCH, Kind.JUMP, Kind.LOAD, Kind.STORE, Kind.RARE, Kind.SYSTEM, Kind.AMO, Kind.FLOAT)
-_GROUPS = {Kind.RARE: "rare", Kind.SYSTEM: "system", Kind.AMO: "amo", Kind.FLOAT: "floating"}
 _TOGETHER = 9  # floating-point instructions in one function: each call in it costs every entry two stores
 TLB_MASK = (st.TLB_ENTRIES - 1) * 16  # (address >> 8) under it is the byte offset of a TLB entry
 SLICE = 2048  # instructions between two looks at the clock and the devices
 
-WRITES_X = 1 << 19  # bit 29 of a word under construction: rd is an integer register, so x0 means "discard"
 RS1 = "load_i64(X + (w >> 13 & 0xF8))"
 RS2 = "load_i64(X + (w >> 18 & 0xF8))"
 RD = "X + (w >> 7 & 0x1F8)"
@@ -50,29 +32,8 @@ IMM = "(w >> 32)"
 LENGTH = "(w >> 26 & 7)"
 
 
-def numbered() -> list[tuple[int, Instruction]]:
-    """Return the instructions with their operation numbers: hot kinds first, each group in one run."""
-    rows = sorted(TABLE.instructions, key=lambda row: (_ORDER.index(row.kind), "hsd".index(row.precision)))
-    return list(enumerate(rows, _FIRST))
-
-
-def numbers() -> dict[str, int]:
-    """Return operation numbers by name."""
-    return {row.name: number for number, row in numbered()}
-
-
 def _first(kind: Kind) -> int:
     return next(number for number, row in numbered() if row.kind is kind)
-
-
-class _Rename(ast.NodeTransformer):
-    """Put the generated expressions in the place of a semantic function's parameters."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = {name: ast.parse(text, mode="eval").body for name, text in names.items()}
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return self.names.get(node.id, node)
 
 
 def _expression(row: Instruction, names: dict[str, str]) -> str:
@@ -82,7 +43,7 @@ def _expression(row: Instruction, names: dict[str, str]) -> str:
     (statement,) = [node for node in function.body if not isinstance(node, ast.Expr)]
     assert isinstance(statement, ast.Return)
     assert statement.value is not None
-    return ast.unparse(_Rename(names).visit(statement.value))
+    return ast.unparse(Rename(names).visit(statement.value))
 
 
 _INTEGER = {"rs1": RS1, "rs2": RS2, "imm": IMM, "pc": "pc"}
@@ -183,23 +144,6 @@ def _float_calls(indent: int) -> str:
     return "\n".join(lines)
 
 
-_LOCALS = re.compile(r"\b(t|a|k|v|host|operand|old|seen)\b")
-
-
-def _chain(rows: list[tuple[str, list[str]]], indent: int) -> str:
-    """Return an if-chain of (condition, body).
-
-    Every branch gets variables of its own: Numba takes minutes over one name that many branches assign.
-    """
-    pad = "    " * indent
-    lines = []
-    for index, (condition, body) in enumerate(rows):
-        lines.append(f"{pad}{'if' if index == 0 else 'elif'} {condition}:")
-        own = rf"\1_{index}"
-        lines.extend(f"{pad}    {_LOCALS.sub(own, line)}" for line in body)
-    return "\n".join(lines)
-
-
 def _rows(kind: Kind) -> list[tuple[int, Instruction]]:
     return [(number, row) for number, row in numbered() if row.kind is kind]
 
@@ -236,112 +180,16 @@ def _group(kind: Kind, rows: list[tuple[int, Instruction]], suffix: str = "") ->
     )
     return f"""
 @jit
-def {_GROUPS[kind]}{suffix}(S, X, F, w):
+def {GROUPS[kind]}{suffix}(S, X, F, w):
     op = w & 0x3FF
-{guard}{_chain(bodies, 1)}
+{guard}{chain(bodies, 1)}
     return 0
 """
 
 
-def _signed(value: int) -> int:
-    """Return a 64-bit constant as the int64 that Numba must see."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _csr_read() -> str:
-    rows = []
-    for row in CSRS:
-        place = _place(row)
-        body = f"return {row.read}(S{place and ', ' + place})" if row.read else f"return S[{_slot(row)}]"
-        rows.append((_numbers(row), [*_stateen(row), body]))
-    return _chain(rows, 1)
-
-
-def _numbers(row: Csr) -> str:
-    """Return the test for the register number to be of ``row``."""
-    if row.count == 1:
-        return f"number == {row.number:#x}"
-    return f"number >= {row.number:#x} and number < {row.number + row.count:#x}"
-
-
-def _place(row: Csr) -> str:
-    """Return the expression for the place among the registers of a row, or nothing if it is one register."""
-    return "" if row.count == 1 else f"number - {row.number:#x}"
-
-
-def _slot(row: Csr) -> str:
-    return row.slot if row.count == 1 else f"{row.slot} + {_place(row)}"
-
-
-def _stateen(row: Csr) -> list[str]:
-    if not row.stateen:
-        return []
-    return [f"if S[PRIV] != 3 and S[MSTATEEN0] & {_signed(row.stateen)} == 0:", "    return illegal(S)"]
-
-
-def _csr_write() -> str:
-    rows = []
-    for row in CSRS:
-        if row.number >> 10 == 3:
-            continue
-        place = _place(row)
-        if row.write:
-            body = [f"return {row.write}(S, {place and place + ', '}value)"]
-        else:
-            mask, slot = _signed(row.mask), _slot(row)
-            body = [f"S[{slot}] = (S[{slot}] & {~mask}) | (value & {mask})", "return 0"]
-        rows.append((_numbers(row), _stateen(row) + body))
-    return _chain(rows, 1)
-
-
-def _operand(operands: dict[str, str], name: str) -> str:
-    return extraction(operands[name]) if name in operands else "0"
-
-
-def _pack(row: Instruction, number: int, form: Format, length: int) -> str:
-    """Return the expression for the decoded word; without variables, which Numba would have to tell apart."""
-    imm = _immediate(form)
-    rd = _operand(form.operands, "rd")
-    if row.result == "x" and row.kind not in (Kind.BRANCH, Kind.STORE):
-        rd = f"({WRITES_X} | {rd})"
-    rs1, rs2 = _operand(form.operands, "rs1"), _operand(form.operands, "rs2")
-    return f"{number} | {rd} << 10 | {rs1} << 16 | {rs2} << 21 | {length} << 26 | {imm} << 32"
-
-
-def _immediate(form: Format) -> str:
-    imm = _operand(form.operands, "imm")
-    return f"((({imm}) << {64 - form.signed}) >> {64 - form.signed})" if form.signed else f"({imm})"
-
-
-def _reserved(row: Compressed) -> str:
-    """Return the test for an encoding of ``row`` not to be reserved, or nothing."""
-    names = {name: _operand(row.format.operands, name) for name in ("rd", "rs1", "rs2", "imm")}
-    return ast.unparse(_Rename(names).visit(ast.parse(row.when, mode="eval").body))
-
-
-def _decode_rows(rows: list[Instruction] | list[Compressed], length: int) -> str:
-    """Return the body of one arm of the decoder; rows are tried in order within their major opcode."""
-    by_name = {row.name: row for row in TABLE.instructions}
-    number = numbers()
-    major = 0x7F if length == 4 else 0xE003
-    groups: dict[int, list[Instruction | Compressed]] = {}
-    for row in rows:
-        groups.setdefault(row.match & major, []).append(row)
-    lines = []
-    for index, (key, members) in enumerate(groups.items()):
-        lines.append(f"        {'if' if index == 0 else 'elif'} i & {major:#x} == {key:#x}:")
-        for row in members:
-            target = by_name[row.expands] if isinstance(row, Compressed) else row
-            lines.append(f"            if i & {row.mask:#x} == {row.match:#x}:")
-            pad = " " * 16
-            if isinstance(row, Compressed) and row.when != "True":
-                lines.append(f"{pad}if {_reserved(row)}:")
-                pad += "    "
-            lines.append(f"{pad}return {_pack(target, number[target.name], row.format, length)}")
-    return "\n".join(lines)
-
-
 _HEADER = '''"""Generated from the instruction tables by cpu_proc.engine.generate; not kept under version control."""
+
+import numpy as np
 
 from cpu_proc.engine.jit import entry, jit
 
@@ -368,31 +216,11 @@ from cpu_proc.engine.waiting import wait
 def source() -> str:
     """Return the text of the module."""
     slots = "\n".join(f"{name} = {index}" for name, index in st.SLOTS.items())
-    hot = [(n, row) for n, row in numbered() if row.kind not in _GROUPS]
-    run_chain = _chain([(f"op == {n}", _hot(row)) for n, row in hot], 3)
+    hot = [(n, row) for n, row in numbered() if row.kind not in GROUPS]
+    run_chain = chain([(f"op == {n}", _hot(row)) for n, row in hot], 3)
     return f"""{_HEADER}
 {slots}
-
-
-@entry
-def decode(i):
-    w = match(i)
-    if w >> 29 & 1:
-        w ^= 1 << 29
-        if w >> 10 & 63 == 0:
-            w |= 32 << 10
-    return w
-
-
-@jit
-def match(i):
-    if i & 3 == 3:
-{_decode_rows(TABLE.instructions, 4)}
-    else:
-        i &= 0xFFFF
-{_decode_rows(TABLE.compressed, 2)}
-    return {ILLEGAL}
-
+{decoder()}
 
 @jit
 def unbox_32(host):
@@ -408,13 +236,13 @@ def unbox_16(host):
 
 @jit
 def csr_read(S, number):
-{_csr_read()}
+{csr_read()}
     return illegal(S)
 
 
 @jit
 def csr_write(S, number, value):
-{_csr_write()}
+{csr_write()}
     return illegal(S)
 
 
@@ -476,13 +304,6 @@ def fetch_decoded(S, pc, decoded):
 def run(S, X, F):
     S[RUNNING] = 1
     fence(0)  # whoever posts sees that we run, or we see the post
-    loop(S, X, F)
-    fence(0)
-    S[RUNNING] = 0
-
-
-@jit
-def loop(S, X, F):
     while True:
         # a device access that Python has served belongs to the next instruction: nothing may come between
         again = S[MMIO_DONE]
@@ -490,13 +311,13 @@ def loop(S, X, F):
             obey(S)
             if S[STOP_REQUEST]:
                 S[EXIT] = {st.EXIT_STOP}
-                return
+                break
             if load_u8(S[LOOK_HOST]):
                 S[EXIT] = {st.EXIT_LOOK}
-                return
+                break
             if S[BUDGET] <= 0:
                 S[EXIT] = {st.EXIT_BUDGET}
-                return
+                break
             take_interrupt(S)
         n = 1 if again else min({SLICE}, S[BUDGET])
         S[BUDGET] -= n
@@ -570,11 +391,13 @@ def loop(S, X, F):
             S[EXIT] = 0
             wait(S)
             if S[EXIT] != 0:
-                return
+                break
             continue
         if S[EXIT] != {st.EXIT_TRAP}:
-            return
+            break
         S[INSTRET] -= 1  # what traps does not retire (privileged §3.3.1)
         S[EXIT] = 0
         trap(S, S[CAUSE], S[TVAL], False)
+    fence(0)
+    S[RUNNING] = 0
 """

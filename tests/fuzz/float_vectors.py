@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpu_proc.engine import generate  # noqa: F401  # declares the rows
+from cpu_proc.engine import numbering  # noqa: F401  # declares the rows
 from cpu_proc.isa.table import FR, FR2, FR2_EXACT, FR4, TABLE, Instruction, Kind
 from tests.fuzz.float_reference import EXPONENT_BITS, FRACTION_BITS, reference, width
 from tests.peers import newer_qemu

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from cpu_proc.engine.disassembler import disassemble, match
-from cpu_proc.engine.generate import ILLEGAL, numbers
+from cpu_proc.engine.numbering import ILLEGAL, numbers
 from cpu_proc.isa.table import TABLE
 from tests.unit.cpu_proc.harness import engine
 
