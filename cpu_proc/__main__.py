@@ -32,6 +32,7 @@ logger = logging.getLogger("cpu_proc")
 _MEMORY_UNIT = 2 << 20
 _MEMORY_LEAST = 16 << 20
 HARTS_MAX = 64
+SOFTWARE = 70  # EX_SOFTWARE of sysexits
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,9 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_status
+    except Exception:
+        logger.exception("the CPU process failed")
+        return SOFTWARE  # our own fault, said with a traceback in the log
 
 
 def _progress(text: str) -> None:

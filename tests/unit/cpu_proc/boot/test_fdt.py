@@ -250,9 +250,8 @@ def test_handles_point_at_nodes(tmp_path: Path, options: dict[str, object]) -> N
 
 
 def test_chosen_says_what_was_asked_for(tmp_path: Path) -> None:
-    chosen = properties(tree(tmp_path, cmdline="root=/dev/vda quiet", initrd=(0x8800_0000, 0x1_0000_0000))[0])[
-        "/chosen"
-    ]
+    wishes = {"cmdline": "root=/dev/vda quiet", "initrd": (0x8800_0000, 0x1_0000_0000), "seed": b"\xa5" * 32}
+    chosen = properties(tree(tmp_path, **wishes)[0])["/chosen"]
     assert chosen["bootargs"] == '"root=/dev/vda quiet"'
     assert chosen["linux,initrd-start"] == "<0x00 0x88000000>"
     assert chosen["linux,initrd-end"] == "<0x01 0x00>"
@@ -260,4 +259,4 @@ def test_chosen_says_what_was_asked_for(tmp_path: Path) -> None:
     bare = properties(tree(tmp_path)[0])["/chosen"]
     assert "bootargs" not in bare
     assert "linux,initrd-start" not in bare
-    assert bare["rng-seed"] != chosen["rng-seed"]
+    assert chosen["rng-seed"] == f"<{' '.join(['0xa5a5a5a5'] * 8)}>"
