@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 
-SUITES = ("cpu", "floating", "link", "start", "boot")
+SUITES = ("cpu", "floating", "harts", "link", "start", "boot")
 
 
 def main(argv: list[str]) -> int:
