@@ -30,6 +30,8 @@ GRACE_S = 10.0  # for a guest to power down
 _QUIT_S = 5.0
 _KILL_S = 3.0
 
+_SOFTWARE = 70  # of the CPU process: a fault of our own, with a traceback in its log
+
 
 class Supervisor:
     """Supervises one VM until its end."""
@@ -104,7 +106,7 @@ class Supervisor:
             self._finish(self._forced)
         elif status is None:
             self._finish(BusvmError("the machine process ended without an exit status", hint="was it killed?"))
-        elif not self._watcher.has_run and status in (2, 4) and faults.said(lines)[0]:
+        elif not self._watcher.has_run and (status == _SOFTWARE or (status in (2, 4) and faults.said(lines)[0])):
             self._finish(faults.explain(self._config, CPU, status_text(status), status, lines))
         elif status < 0:
             hint = f"its last words: {faults.last_words(lines)}" if faults.last_words(lines) else None
