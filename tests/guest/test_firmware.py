@@ -82,6 +82,7 @@ LINUX = """
 name = "{name}"
 memory = "512M"
 interrupts = "{interrupts}"
+cpus = {cpus}
 [boot]
 kernel = "{image}/vmlinuz"
 initrd = "{image}/initrd.img"
@@ -106,25 +107,26 @@ def shell(guest: Guest) -> None:
 @pytest.mark.boot
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("interrupts", "firmware", "disk", "implementation"),
+    ("interrupts", "firmware", "disk", "implementation", "cpus"),
     [
-        ("plic", None, r"SiFive PLIC +33 .*virtio0", "0x62757376"),
-        ("plic", "fw_dynamic.elf", r"SiFive PLIC +33 .*virtio0", "0x1"),
-        ("aia", "fw_dynamic.bin", r"PCI-MSIX-0000:00:01.0 .*virtio0-req", "0x1"),
+        ("plic", None, r"SiFive PLIC +33 .*virtio0", "0x62757376", 4),
+        ("plic", "fw_dynamic.elf", r"SiFive PLIC +33 .*virtio0", "0x1", 4),
+        ("aia", "fw_dynamic.bin", r"PCI-MSIX-0000:00:01.0 .*virtio0-req", "0x1", 1),
     ],
 )
 def test_debian_mounts_its_disk(
-    debian: Path, tmp_path: Path, interrupts: str, firmware: str | None, disk: str, implementation: str
+    debian: Path, tmp_path: Path, interrupts: str, firmware: str | None, disk: str, implementation: str, cpus: int
 ) -> None:
     more = f'firmware = "{installed(OPENSBI / firmware, "opensbi")}"\n' if firmware else ""
     more += '[[fw-cfg]]\nname = "opt/org.example/key"\nstring = "a value, with a comma"\n'
     name = f"debian-{interrupts}-{'opensbi' if firmware else 'builtin'}"
-    with up(tmp_path, LINUX.format(name=name, interrupts=interrupts, image=debian, more=more)) as guest:
+    with up(tmp_path, LINUX.format(name=name, interrupts=interrupts, image=debian, more=more, cpus=cpus)) as guest:
         shell(guest)
         found = guest.run("cat /proc/interrupts")
-        counted = re.search(rf"(\d+) +{disk}", found)
+        counted = re.search(rf":((?: +\d+)+) +{disk}", found)
         assert counted, found
-        assert int(counted[1]) > 20
+        assert sum(map(int, counted[1].split())) > 20
+        assert len(counted[1].split()) == cpus
         assert f"implementation ID={implementation} " in guest.run("dmesg")
         assert guest.run("/sbin/modprobe qemu_fw_cfg 2>&1") == ""
         assert guest.run("cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.example/key/raw") == "a value, with a comma"
