@@ -48,6 +48,7 @@ class Config:
     state: Path | None
     boot: BootConfig
     devices: dict[str, int]
+    stop_at_start: bool
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", action="append", default=[], metavar="ID=SLOT", help="expect device ID in PCI slot SLOT (1-31)"
     )
     parser.add_argument("--check", action="store_true", help="place the guest on paper, exit 0 if all fits, else 2")
+    parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
     parser.add_argument("--warm", action="store_true", help="compile the engine for this host, then exit")
     parser.add_argument("--check-cache", action="store_true", help="exit 0 if the engine is compiled already, else 1")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
@@ -104,7 +106,18 @@ def _config(args: argparse.Namespace) -> Config:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
     if args.clock == "icount" and args.cpus != 1:
         raise ConfigError("--clock icount counts the instructions of one hart", hint="--cpus 1")
-    return Config(args.vm, args.bus, memory, args.cpus, args.interrupts, args.clock, args.state, _boot(args), devices)
+    return Config(
+        args.vm,
+        args.bus,
+        memory,
+        args.cpus,
+        args.interrupts,
+        args.clock,
+        args.state,
+        _boot(args),
+        devices,
+        args.stop_at_start,
+    )
 
 
 def _boot(args: argparse.Namespace) -> BootConfig:
@@ -141,6 +154,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
+    from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
     from protocol.bus import Bus
     from protocol.objects import Tree
@@ -159,10 +173,12 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         tree = Tree(bus, names.ROOT_PATH)
 
         def state_changed(state: str, reason: str) -> None:
+            debugger.machine_state(state)
             loop.call_soon_threadsafe(announce, state, reason)
 
         def announce(state: str, reason: str) -> None:
-            logger.info("state=%s reason=%r", state, reason)
+            # a breakpoint with a condition stops and goes on thousands of times
+            logger.log(logging.DEBUG if debugger.connected else logging.INFO, "state=%s reason=%r", state, reason)
             tree.changed(names.MACHINE_PATH, MACHINE1, "State", "StateReason")
             tree.signal(names.MACHINE_PATH, MACHINE1, "StateChanged", state, reason)
             if state == OFF:
@@ -171,18 +187,26 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         def guest_reset() -> None:
             loop.call_soon_threadsafe(tree.signal, names.MACHINE_PATH, MACHINE1, "GuestReset")
 
+        def debug_hit(hart: Any) -> None:
+            debugger.hit(hart)
+
         events = Events(
             console.output,
             state_changed,
             guest_reset,
+            debug_hit,
         )
         machine = Machine(engine, shared["ram"], irq, clock, config.boot, events, config.cpus, config.interrupts)
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
+        debugger = Server(machine, lambda: tree.changed(names.MACHINE_PATH, MACHINE1, "Debugger", "DebuggerCounters"))
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
         if config.state:
             saving.load(machine, config.state)
-        tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns))
+        if config.stop_at_start:
+            machine.pause()
+        await debugger.listen(runtime.gdb_socket)
+        tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns, debugger))
         for hart in machine.harts:
             tree.add(names.hart_path(hart.index), HART1, Hart1(machine, hart))
         shown: set[str] = set()
@@ -211,6 +235,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             await _first(off.wait(), bus.wait_closed())
         machine.quit(machine.exit_status)
         await asyncio.to_thread(machine.join)
+        await debugger.close()
         await attacher.close()
         await console.close()
         bus.close()

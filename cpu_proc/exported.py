@@ -9,6 +9,7 @@ from typing import Any
 from cpu_proc import saving
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
+from cpu_proc.gdbstub.server import Server
 from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
 from cpu_proc.isa import abi
 from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
@@ -31,12 +32,13 @@ def _refuse(name: str, text: str) -> BusError:
 class Machine1:
     """org.busvm.Machine1."""
 
-    def __init__(self, vm: str, machine: Machine, started_ns: int) -> None:
+    def __init__(self, vm: str, machine: Machine, started_ns: int, debugger: Server) -> None:
         self.name = vm
         self.interrupts = "aia"
         self.clock_source = machine.clock.source
         self._machine = machine
         self._started_ns = started_ns
+        self._debugger = debugger
 
     async def _do(self, work: Any) -> Any:
         if self._machine.state == STALLED:
@@ -131,6 +133,16 @@ class Machine1:
     def clock(self) -> int:
         """Guest time in ns."""
         return self._machine.clock.now_ns()
+
+    @property
+    def debugger(self) -> bool:
+        """Whether a debugger is connected."""
+        return self._debugger.connected
+
+    @property
+    def debugger_counters(self) -> dict[str, int]:
+        """What debuggers sent, and what was wrong with it."""
+        return dict(self._debugger.counters)
 
     @property
     def start_time(self) -> int:

@@ -63,6 +63,12 @@ class DecodedCode:
         self._maps = [mmap.mmap(-1, size, flags=flags) for size in sizes]
         self.decoded, self.copy, self.generation = (ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in self._maps)
         self.undecoded = self.decoded + ram_size * 4
+        self._words = np.frombuffer(self._maps[0], np.int64).reshape(-1, 2048)  # a row a page, a word a parcel
+        self._generations = np.frombuffer(self._maps[2], np.int64)
+
+    def forget(self, offset: int) -> None:
+        """Forget the instructions at this offset of every page: a debugger wants to stop at one of them."""
+        self._words[np.flatnonzero(self._generations), (offset & 0xFFF) >> 1] = 0
 
 
 class Hart:
@@ -254,6 +260,11 @@ class Hart:
         self["GENERATION"] += 1
         self._tlb[:] = -1
         self._crossings[:] = -1
+
+    def forget_code_at(self, va: int) -> None:
+        """Have the instruction at ``va`` decoded anew wherever it is; pages are looked at when they are entered."""
+        self._code.forget(va)
+        self._tlb[st.TLB_FETCHES :] = -1
 
     def pending_enabled(self) -> bool:
         """Tell whether WFI would return now."""

@@ -50,6 +50,8 @@ class Events:
     console: Callable[[bytes], None]
     state: Callable[[str, str], None]
     reset: Callable[[], None] = lambda: None
+    debug: Callable[[Hart], None] = lambda _hart: None
+    """A hart stands before a breakpoint or an access that is watched."""
 
 
 class Machine:
@@ -103,10 +105,12 @@ class Machine:
     # what other threads call
 
     def start(self) -> None:
-        """Begin to execute what ``load_guest`` has placed; returns at once."""
-        self.clock.start()
-        self._set_state(RUNNING, "")
-        self.first_instruction_ns = time.monotonic_ns()
+        """Begin to execute what ``load_guest`` has placed, or stand still if it was paused; returns at once."""
+        if self.gate.held:
+            self.gate.call_in()
+            self._set_state(PAUSED, "at start: `orchestrator resume` or a debugger lets it go")
+        else:
+            self._go()
         self._running = len(self.harts)
         self._threads = [
             threading.Thread(target=self._run, args=(hart,), name=f"hart{hart.index}", daemon=True)
@@ -115,11 +119,18 @@ class Machine:
         for thread in self._threads:
             thread.start()
 
+    def _go(self) -> None:
+        self.clock.start()
+        self._set_state(RUNNING, "")
+        self.first_instruction_ns = self.first_instruction_ns or time.monotonic_ns()
+
     def do(self, work: Callable[[], Any]) -> Future[Any]:
         """Run ``work`` between two instructions, while all harts stand still."""
         future: Future[Any] = Future()
 
         def command() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(work())
             except Exception as error:
@@ -144,19 +155,21 @@ class Machine:
         with suppress(BlockingIOError):
             os.eventfd_write(self.irq_event, 1)
 
-    def pause(self) -> None:
-        """Stop between two instructions, and stop time (through ``do``)."""
-        if self.state in (RUNNING, STALLED):
+    def pause(self, reason: str = "on request") -> None:
+        """Stop between two instructions, and stop time (through ``do``); a machine that waits does not begin."""
+        if self.state == WAITING:
+            self.gate.held = True
+        elif self.state in (RUNNING, STALLED):
             self.gate.held = True
             self.clock.stop()
-            self._set_state(PAUSED, "on request")
+            self._set_state(PAUSED, reason)
 
     def resume(self) -> None:
         """Go on (through ``do``)."""
         if self.gate.held:
             self.gate.held = False
-            self.clock.start()
-            self._set_state(RUNNING, "")
+            if self.state == PAUSED:
+                self._go()
 
     def power_off(self, status: int) -> None:
         """End with this exit status."""
@@ -268,7 +281,7 @@ class Machine:
                 elif hart.condition == STARTED:
                     # a hart that never sleeps comes back now and then while the alarm is set
                     self._set_alarm(hart)
-                    self._serve(hart, hart.run())
+                    self.serve(hart, hart.run())
                 else:
                     self._sleep(hart)
         except Exception:
@@ -282,8 +295,11 @@ class Machine:
             self._set_state(OFF, f"exit status {self.exit_status}")
             self._rest()
 
-    def _serve(self, hart: Hart, reason: int) -> None:
-        if reason == st.EXIT_STOP:
+    def serve(self, hart: Hart, reason: int) -> None:
+        """Do what ``hart`` has left compiled code for; on its thread, or while all harts stand still."""
+        if reason == st.EXIT_DEBUG:
+            self.events.debug(hart)
+        if reason in (st.EXIT_STOP, st.EXIT_DEBUG):
             return
         if reason == st.EXIT_WFI and hart["ICOUNT"]:
             self._idle(hart)

@@ -29,6 +29,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "reset": "control",
     "powerdown": "control",
     "restart": "control",
+    "gdb": "gdb",
     "image": "images",
     "doctor": "doctor",
 }

@@ -59,6 +59,7 @@ class Config:
     flash1: Path | None
     loads: tuple[Rows, ...]
     files: tuple[Rows, ...]
+    symbols: Path | None
     devices: tuple[Device, ...]
     file: Path | None
     places: Places = field(compare=False, repr=False)
@@ -110,6 +111,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     reader.table(data, "", ())
     vm = reader.table(data.get("vm", {}), "vm", ("vm",))
     boot = reader.table(data.get("boot", {}), "boot", ("boot",))
+    debug = reader.table(data.get("debug", {}), "debug", ("debug",))
     memory = reader.memory(vm["memory"])
     return Config(
         name=reader.vm_name(vm["name"] or _default_name(file)),
@@ -126,6 +128,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         flash1=boot["flash1"],
         loads=reader.rows(data, "load"),
         files=reader.rows(data, "fw-cfg"),
+        symbols=debug["symbols"],
         devices=reader.devices(data.get("device", [])),
         file=file.resolve() if file else None,
         places=places,
@@ -169,14 +172,14 @@ def _apply(data: dict[str, Any], settings: Iterable[str]) -> frozenset[tuple[str
         value = _value(text.strip())
         devices = data.get("device", [])
         ids = [d.get("id") for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
-        if table in ("vm", "boot"):
+        if table in schema.SINGLE_TABLES:
             target = data.setdefault(table, {})
             path: tuple[str | int, ...] = (table, name)
         elif table in ids:
             target = devices[ids.index(table)]
             path = ("device", ids.index(table), name)
         else:
-            hint = _nearest(table, ["vm", "boot", *[i for i in ids if isinstance(i, str)]])
+            hint = _nearest(table, [*schema.SINGLE_TABLES, *[i for i in ids if isinstance(i, str)]])
             raise ConfigError(f"--set: {key}: no table or device {table!r}", hint=hint)
         if isinstance(target, dict):
             target[name] = value
@@ -344,7 +347,7 @@ class _Reader:
         if not ID_PATTERN.match(values["id"]):
             hint = "letters, digits and _, from a letter on, up to 31"
             raise self.error((*path, "id"), f"{values['id']!r} is no device id", hint)
-        if values["id"] in schema.RESERVED_IDS | {"vm", "boot"}:
+        if values["id"] in schema.RESERVED_IDS | set(schema.SINGLE_TABLES):
             raise self.error((*path, "id"), f"{values['id']!r} is the name of a part of every VM", "choose another")
         fixed = {name: values.pop(name) for name in ("id", "type", "start", "restart", "args")}
         return Device(**fixed, options=tuple(values.items()))

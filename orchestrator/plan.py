@@ -49,6 +49,8 @@ class Plan:
     processes: tuple[Process, ...]
     embedded: bool = False
     """It boots the embedded guest, which has no power button to listen to."""
+    symbols: str | None = None
+    """The guest's symbols, where the configuration names them."""
 
     @property
     def devices(self) -> tuple[Process, ...]:
@@ -74,14 +76,16 @@ class Plan:
         return cls(**{**value, "processes": processes})
 
 
-def make(config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str] = ()) -> Plan:
+def make(
+    config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str] = (), stop_at_start: bool = False
+) -> Plan:
     """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger."""
     bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
     devices = tuple(
         _device(config, device, FIRST_SLOT + index, runtime, debug=device.id in debug)
         for index, device in enumerate(config.devices)
     )
-    cpu = _cpu(config, devices, runtime, guest)
+    cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
     file = str(config.file) if config.file else None
     return Plan(
         config.name,
@@ -90,6 +94,7 @@ def make(config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str
         runtime.bus_address,
         (bus, cpu, *devices),
         embedded=config.embedded,
+        symbols=str(config.symbols) if config.symbols else None,
     )
 
 
@@ -113,7 +118,9 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path) -> Process:
+def _cpu(
+    config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path, *, stop_at_start: bool = False
+) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
     if config.clock != "real":
@@ -128,6 +135,8 @@ def _cpu(config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: 
         argv += [f"{option}={_pairs(rows)}" for rows in tables]
     if config.cmdline:
         argv += [f"--cmdline={config.cmdline}"]
+    if stop_at_start:
+        argv += ["--stop-at-start"]
     for device in devices:
         argv += ["--device", f"{device.id}={device.slot}"]
     return Process(CPU, CPU, tuple(argv), str(runtime.logs / "cpu.log"), str(config.folder), environment())

@@ -126,6 +126,7 @@ KEYS = (
     Key("fw-cfg", "name", Kind.TEXT, "Name of a fw_cfg file, such as `opt/org.example/key`.", required=True),
     Key("fw-cfg", "file", Kind.FILE, "File that is its content."),
     Key("fw-cfg", "string", Kind.TEXT, "Text that is its content."),
+    Key("debug", "symbols", Kind.FILE, "ELF file with the guest's symbols, for `orchestrator gdb`."),
     Key("device", "id", Kind.TEXT, "Name on the bus, in logs and in `ps`: letters, digits, `_`.", required=True),
     Key(
         "device",
@@ -157,8 +158,9 @@ KEYS = (
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
 )
 
-TABLES = ("vm", "boot", "load", "fw-cfg", "device")
+SINGLE_TABLES = ("vm", "boot", "debug")
 LISTS = ("load", "fw-cfg", "device")  # written [[load]], any number of times
+TABLES = (*SINGLE_TABLES, *LISTS)
 
 
 def keys_of(table: str) -> dict[str, Key]:

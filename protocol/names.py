@@ -104,6 +104,11 @@ class Runtime:
         return self.folder / "console"
 
     @property
+    def gdb_socket(self) -> Path:
+        """Stream socket on which one debugger at a time speaks gdb's remote protocol."""
+        return self.folder / "gdb"
+
+    @property
     def plan(self) -> Path:
         """What was started, as JSON: lets a later command find the processes."""
         return self.folder / "plan.json"

@@ -8,6 +8,7 @@ the device (``S[EXIT]`` = mmio). After the latter the instruction runs again, al
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
+from cpu_proc.engine.debug import watched, watched_page
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import (
     call_3,
@@ -40,7 +41,9 @@ def checked(S, va, size, access):
 
 @jit
 def keep(S, va, pa, access):
-    """Enter the translation into the TLB, unless the page has parts of different protection."""
+    """Enter the translation into the TLB, unless the page has parts of different protection, or is watched."""
+    if S[st.WATCHES] and watched_page(S, va):
+        return
     if uniform(S, pa & -4096):
         fill(S, va, pa, access)
 
@@ -76,6 +79,8 @@ def load_slow(S, va, size):
     pa = checked(S, va, size, LOAD)
     if S[st.EXIT] != 0:
         return 0
+    if S[st.WATCHES] and watched(S, va, size, st.WATCH_LOADS):
+        return 0
     if in_ram(S, pa, size):
         keep(S, va, pa, LOAD)
         return peek(S[st.RAM_HOST] + pa - S[st.RAM_BASE], size)
@@ -97,6 +102,8 @@ def load_split(S, va, size):
             fault(S, ACCESS_FAULT[LOAD], va)
             return 0
         value |= load_u8(S[st.RAM_HOST] + pa - S[st.RAM_BASE]) << (8 * i)
+    if S[st.WATCHES] and watched(S, va, size, st.WATCH_LOADS):
+        return 0
     bits = 64 - size * 8
     return (value << bits) >> bits
 
@@ -109,6 +116,8 @@ def store_slow(S, va, size, value):
         return
     pa = checked(S, va, size, STORE)
     if S[st.EXIT] != 0:
+        return
+    if S[st.WATCHES] and watched(S, va, size, st.WATCH_STORES):
         return
     if in_ram(S, pa, size):
         keep(S, va, pa, STORE)
@@ -129,6 +138,8 @@ def store_split(S, va, size, value):
         return
     if not in_ram(S, first, 1) or not in_ram(S, second, 1):
         fault(S, ACCESS_FAULT[STORE], va)
+        return
+    if S[st.WATCHES] and watched(S, va, size, st.WATCH_STORES):
         return
     for i in range(size):
         at = first + i if va + i < boundary else second + (va + i - boundary)
@@ -228,7 +239,10 @@ def device_store(S, va, pa, size, value):
 
 @jit
 def host_for_atomic(S, va, size, access):
-    """Return the host address for an AMO or SC (``STORE``) or an LR (``LOAD``), or 0 after recording a trap."""
+    """Return the host address for an AMO or SC (``STORE``) or an LR (``LOAD``), or 0 after recording a trap.
+
+    To a watchpoint, an SC is an access of both kinds, as an AMO is.
+    """
     if va & (size - 1):
         fault(S, 6 if access == STORE else 4, va)  # address misaligned
         return 0
@@ -242,6 +256,9 @@ def host_for_atomic(S, va, size, access):
         return 0
     if not in_ram(S, pa, size):
         fault(S, ACCESS_FAULT[access], va)
+        return 0
+    kinds = st.WATCH_LOADS if access == LOAD else st.WATCH_LOADS | st.WATCH_STORES
+    if S[st.WATCHES] and watched(S, va, size, kinds):
         return 0
     keep(S, va, pa, access)
     return S[st.RAM_HOST] + pa - S[st.RAM_BASE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.access import checked, store_slow
+from cpu_proc.engine.debug import watched
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import load_i64
 from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, fault, in_ram
@@ -60,6 +61,8 @@ def sys_cbo_zero(S, X, w):
         fault(S, ACCESS_FAULT[STORE], va)
     if S[st.EXIT] != 0:
         S[st.TVAL] = va  # the address of the operand, not of the block
+        return 2
+    if S[st.WATCHES] and watched(S, va & -BLOCK, BLOCK, st.WATCH_STORES):
         return 2
     for offset in range(0, BLOCK, 8):
         store_slow(S, (va & -BLOCK) + offset, 8, 0)

@@ -94,7 +94,7 @@ def _compile_all(module: Any, wanted: Callable[[str], bool]) -> None:
 
 def _compile_entries(module: Any) -> None:
     """Compile, or take from the cache, what Python calls."""
-    _compile_all(module, lambda name: name in ("run", "decode"))
+    _compile_all(module, lambda name: name in ("run", "decode", "inspect_csr", "change_csr"))
     import numba
 
     module.pending.compile((numba.types.int64[::1],))

@@ -203,6 +203,7 @@ from cpu_proc.engine.division import divide, divide_unsigned, remainder, remaind
 from cpu_proc.engine.access import host_for_atomic, load_slow, store_slow
 from cpu_proc.engine.blocks import sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
 from cpu_proc.engine.code import compare_with_copy, fetch_page, fetch_word
+from cpu_proc.engine.debug import breakpoint_near
 from cpu_proc.engine.posts import post
 from cpu_proc.engine.native import *
 from cpu_proc.engine.registers import *
@@ -246,6 +247,16 @@ def csr_write(S, number, value):
     return illegal(S)
 
 
+@entry
+def inspect_csr(S, number):
+    return csr_read(S, number)
+
+
+@entry
+def change_csr(S, number, value):
+    return csr_write(S, number, value)
+
+
 @jit
 def sys_csr(S, X, w, operation, value):
     number = (w >> 32) & 0xFFF
@@ -278,6 +289,12 @@ def sys_csr(S, X, w, operation, value):
 
 @jit
 def fetch_decoded(S, pc, decoded):
+    near = 0
+    if S[BREAKS]:
+        near = breakpoint_near(S, pc)
+        if near == 2 and S[STEPPING] & {st.PASS_BREAKS} == 0:
+            S[EXIT] = {st.EXIT_DEBUG}
+            return 0
     # an instruction that ends on the next page depends on that page's mapping: it is kept by address, and forgotten
     # with the translations
     crossing = S[CROSSING_HOST] + (pc >> 12 & {st.CROSSINGS - 1}) * 16
@@ -290,6 +307,8 @@ def fetch_decoded(S, pc, decoded):
     S[DECODES] += 1
     w = decode(i)
     if decoded == S[UNDECODED_HOST]:
+        return w
+    if near:  # what is kept would be executed without coming here
         return w
     if pc & 0xFFF != 0xFFE or i & 3 != 3:
         compare_with_copy(S, decoded, pc & 0xFFF, i)
@@ -318,7 +337,8 @@ def run(S, X, F):
             if S[BUDGET] <= 0:
                 S[EXIT] = {st.EXIT_BUDGET}
                 break
-            take_interrupt(S)
+            if S[STEPPING] & {st.HOLD_INTERRUPTS} == 0:
+                take_interrupt(S)
         n = 1 if again else min({SLICE}, S[BUDGET])
         S[BUDGET] -= n
         S[INSTRET] += n
@@ -387,7 +407,12 @@ def run(S, X, F):
         if S[EXIT] == {st.EXIT_MMIO}:  # the instruction will run again: it has not been one yet
             S[INSTRET] -= 1
             S[BUDGET] += 1
+        if S[EXIT] == {st.EXIT_DEBUG}:  # stopped before the instruction
+            S[INSTRET] -= 1
+            S[BUDGET] += 1
         if S[EXIT] == {st.EXIT_WFI}:
+            if S[STEPPING]:  # a step does not wait
+                break
             S[EXIT] = 0
             wait(S)
             if S[EXIT] != 0:

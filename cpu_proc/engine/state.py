@@ -33,6 +33,7 @@ CLOCK_OFFSET_HOST CLOCK_RUNNING_HOST CLOCK_STOPPED_HOST ICOUNT ICOUNT_BASE
 BUILTIN_SBI STOP_REQUEST BUDGET REMAINING MTIMECMP IMSIC_PRESENT IMSIC_S_BASE IMSIC_M_BASE LINES
 SELF_HOST HARTS HARTS_HOST RUNNING SLEEPING WAKE_FD COLLECTED SEEN
 IRQ_FD WATCH_HOST SLEEP_NS TIMEOUT_HOST POLLFDS_HOST
+BREAKS BREAKS_HOST WATCHES WATCHES_HOST WATCH_HIT STEPPING
 WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 """
 
@@ -59,13 +60,20 @@ SIZE = MEGA_PLACES + MEGA_WORDS
 globals().update(SLOTS)
 
 # Why `run` came back (S[EXIT])
-EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_BUDGET = range(8)
-EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget")
+EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_BUDGET, EXIT_DEBUG = range(9)
+EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget", "debug")
 
 # Instructions that begin on one page and end on the next: (address, decoded word), forgotten with the translations
 CROSSINGS = 64
 
 MMIO_SERVED, MMIO_REFUSED = 1, 2  # S[MMIO_DONE]
+
+# A debugger's tables: breakpoints are virtual addresses; watchpoints have a row of first and last address and what
+# they watch for. S[WATCH_HIT] is the number of the row that was hit, plus one.
+WATCH_WORDS = 3
+WATCH_STORES, WATCH_LOADS = 1, 2
+# Bits of S[STEPPING]: breakpoints and watchpoints are passed, interrupts are not taken; with any, WFI does not sleep
+PASS_BREAKS, PASS_WATCHES, HOLD_INTERRUPTS, NO_SLEEP = 1, 2, 4, 8
 
 # TLB: per mode 1024 entries of (tag, addend); loads first, then stores, then fetches (tag, index of decoded page)
 TLB_ENTRIES = 1024

@@ -109,6 +109,7 @@ def resolved(config: Config) -> dict[str, Any]:
         "boot": {name: _value(value) for name, value in boot.items() if value},
         "load": [{name: _value(value) for name, value in rows} for rows in config.loads],
         "fw-cfg": [{name: _value(value) for name, value in rows} for rows in config.files],
+        "debug": {"symbols": str(config.symbols)} if config.symbols else {},
         "device": [
             {
                 name: _value(value)
@@ -136,7 +137,9 @@ def _value(value: Any) -> Any:
 def toml(tables: dict[str, Any]) -> str:
     """Write tables as TOML; its strings and lists are written as JSON's."""
     lines = [f"schema = {tables['schema']}"]
-    for name in ("vm", "boot"):
+    for name in schema.SINGLE_TABLES:
+        if not tables[name]:
+            continue
         lines += ["", f"[{name}]", *_lines(tables[name])]
     for name in schema.LISTS:
         for row in tables[name]:

@@ -27,6 +27,7 @@ _PROGRAMS = (
     ("mke2fs", "e2fsprogs", "orchestrator image debian", False),
     ("dtc", "device-tree-compiler", "reading device trees; tests", False),
     ("qemu-system-riscv64", "qemu-system-misc", "comparison with QEMU; tests", False),
+    ("gdb-multiarch", "gdb-multiarch", "orchestrator gdb; tests", False),
     ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu", "rebuilding the embedded guest; tests", False),
 )
 

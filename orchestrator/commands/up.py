@@ -40,6 +40,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--debug", metavar="DEV", action="append", default=[], help="leave this device to you, under Python's debugger"
     )
+    parser.add_argument(
+        "--stop-at-start", action="store_true", help="hold the guest before its first instruction, for a debugger"
+    )
     parser.set_defaults(run=run)
 
 
@@ -61,7 +64,13 @@ def run(options: argparse.Namespace) -> int:
     from guest import elf_path
 
     runtime = Runtime(config.name)
-    planned = plan.make(config, runtime, guest=elf_path(), debug=frozenset(options.debug))
+    planned = plan.make(
+        config,
+        runtime,
+        guest=elf_path(),
+        debug=frozenset(options.debug),
+        stop_at_start=options.stop_at_start,
+    )
     if options.dry_run:
         sys.stdout.write(json.dumps(planned.to_json(), indent=2) + "\n")
         return 0
@@ -73,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
 
         return detach(config, planned, runtime, held, wait=options.wait, timeout_s=options.wait_timeout)
     terminal = Terminal()
+    if options.stop_at_start:
+        terminal.say(f"held before the first instruction: `orchestrator gdb {config.name}`, or `resume`, lets it go")
     running = bring_up(config, planned, runtime, held, report.Spoken(terminal.say))
     try:
         from orchestrator.commands.foreground import attend

@@ -48,7 +48,16 @@ def test_wrong_usage_is_one_line_and_status_2(words: list[str], capsys: pytest.C
 
 @pytest.mark.parametrize(
     "words",
-    [["ps", "none"], ["console"], ["env", "none"], ["pause"], ["inspect"], ["logs", "none"], ["restart", "disk0"]],
+    [
+        ["ps", "none"],
+        ["console"],
+        ["env", "none"],
+        ["pause"],
+        ["inspect"],
+        ["logs", "none"],
+        ["gdb", "none"],
+        ["restart", "disk0"],
+    ],
 )
 def test_a_vm_that_does_not_run_is_status_3(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 3

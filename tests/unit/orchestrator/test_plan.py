@@ -105,3 +105,16 @@ def test_a_checkout_is_found_by_the_processes(
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
     assert ("PYTHONPATH" in make(tmp_path, "").process("cpu").env) is added
+
+
+def test_symbols_and_a_start_that_is_held(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").touch()
+    (tmp_path / "vm.toml").write_text('[debug]\nsymbols = "vmlinux"\n')
+    configured = config.load(tmp_path / "vm.toml")
+
+    found = plan.make(configured, Runtime("t"), guest=GUEST, stop_at_start=True)
+
+    assert found.symbols == str(tmp_path / "vmlinux")
+    assert "--stop-at-start" in found.process("cpu").argv
+    assert "--stop-at-start" not in plan.make(configured, Runtime("t"), guest=GUEST).process("cpu").argv
+    assert plan.Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
