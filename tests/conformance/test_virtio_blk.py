@@ -272,6 +272,10 @@ def test_full_size_request_in_many_segments(driver: Driver) -> None:
 def test_doorbell_that_overtakes_posted_writes_waits_for_them(driver: Driver) -> None:
     cpu = driver.cpu
     assert cpu.link is not None
+    driver.submit(IN, 5, 512)
+    driver.kick(always=True)
+    driver.wait()
+    time.sleep(0.05)  # the queue is at rest: what comes next is not found by a look that began before
     cpu.page.posted += 1
     request = driver.submit(IN, 5, 512)
     driver.kick(always=True)
