@@ -22,22 +22,16 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
-from tests.peers import isa_runner, spike
+from tests.peers import assembler, isa_runner, spike
 from tests.unit.cpu_proc.harness import MMIO, RAM, Bench
 
 GCC = "riscv64-linux-gnu-gcc"
-ISA = "RV64IMAFDCSUZicsr_Zifencei_Zba_Zbb_Zbc_Zbkb_Zbs_Zfh_Zicond"  # what the conditions of a program ask about
-_MARCH = "rv64gc_zba_zbb_zbc_zbs_zbkb_zfh"  # for the assembler, which is too old for Zicond
-_SPIKE_ISA = "rv64gc_zba_zbb_zbc_zbs_zbkb_zicond_zfh_zicsr_zifencei_zicclsm"
+# what the conditions of a program ask about
+ISA = "RV64IMAFDCSUZicbom_Zicboz_Zicsr_Zifencei_Zba_Zbb_Zbc_Zbkb_Zbs_Zfa_Zfh_Zicond_Svadu"
+_MARCH = "rv64gc_zicbom_zicboz_zba_zbb_zbc_zbs_zbkb_zfh"  # for the assembler, which is too old for Zicond and Zfa
+_SPIKE_ISA = "rv64gc_zicbom_zicboz_zba_zbb_zbc_zbs_zbkb_zicond_zfa_zfh_zicsr_zifencei_zicclsm_svadu"
 _SUFFIX = ".signature"
-_ZICOND = """
-.macro czero.eqz rd, rs1, rs2
-.insn r 0x33, 5, 7, \\rd, \\rs1, \\rs2
-.endm
-.macro czero.nez rd, rs1, rs2
-.insn r 0x33, 7, 7, \\rd, \\rs1, \\rs2
-.endm
-"""
+_MACROS = {"Zicond": assembler.zicond, "F_Zfa": assembler.zfa, "D_Zfa": assembler.zfa}  # by folder
 _RAM_SIZE = 64 << 20
 _LIMIT = 50_000_000
 
@@ -56,8 +50,6 @@ def definitions(source: str) -> list[str]:
 def build(suite: Path, model: Path, built: Path, match: str, largest: int) -> int:
     """Build what matches, with reference signatures; return how many programs failed to build or to run on Spike."""
     built.mkdir(parents=True, exist_ok=True)
-    prelude = built / "zicond.h"
-    prelude.write_text(_ZICOND)
     failed = 0
     counted: Counter[str] = Counter()
     for source in sorted(suite.glob("rv*/**/*.S")):
@@ -70,7 +62,7 @@ def build(suite: Path, model: Path, built: Path, match: str, largest: int) -> in
             counted["for other machines"] += 1
         elif source.stat().st_size > largest << 10:
             counted["too large"] += 1
-        elif complaint := _build(source, program, macros, [suite / "env", model], prelude):
+        elif complaint := _build(source, program, macros, [suite / "env", model]):
             failed += 1
             print(f"FAIL {name}: {complaint}", flush=True)
         else:
@@ -79,7 +71,7 @@ def build(suite: Path, model: Path, built: Path, match: str, largest: int) -> in
     return failed
 
 
-def _build(source: Path, program: Path, macros: list[str], includes: list[Path], prelude: Path) -> str:
+def _build(source: Path, program: Path, macros: list[str], includes: list[Path]) -> str:
     options = [
         "-static",
         "-mcmodel=medany",
@@ -94,7 +86,9 @@ def _build(source: Path, program: Path, macros: list[str], includes: list[Path],
         GCC, f"-march={_MARCH}", "-mabi=lp64d", *options, "-DXLEN=64", "-DFLEN=64", *(f"-D{macro}" for macro in macros),
         *(f"-I{folder}" for folder in includes), f"-T{includes[-1] / 'link.ld'}", "-o", str(program), str(source),
     ]  # fmt: skip
-    if "/Zicond/" in str(source):
+    for folder in set(_MACROS) & set(source.parts):
+        prelude = program.with_name(f"{folder}.h")
+        prelude.write_text(_MACROS[folder]())
         command[1:1] = ["-include", str(prelude)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
