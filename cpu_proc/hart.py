@@ -232,8 +232,10 @@ class Hart:
         va &= (1 << 64) - 1
         if satp >> 60 == 0 or self["PRIV"] == st.M:
             return va
-        table = (satp & 0xFFF_FFFF_FFFF) << 12
-        for level in reversed(range((satp >> 60) - 5)):
+        table, levels = (satp & 0xFFF_FFFF_FFFF) << 12, (satp >> 60) - 5
+        if (va + (1 << 11 + 9 * levels) & (1 << 64) - 1) >> 12 + 9 * levels:
+            return None  # the bits above the address are not copies of its highest
+        for level in reversed(range(levels)):
             pte = self._memory.load(table + (va >> 12 + 9 * level & 511) * 8, 8)
             if pte is None or not pte & 1:
                 return None

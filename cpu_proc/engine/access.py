@@ -99,7 +99,7 @@ def load_split(S, va, size):
             S[st.TVAL] = va + i
             return 0
         if not in_ram(S, pa, 1):
-            fault(S, ACCESS_FAULT[LOAD], va)
+            fault(S, ACCESS_FAULT[LOAD], va + i)
             return 0
         value |= load_u8(S[st.RAM_HOST] + pa - S[st.RAM_BASE]) << (8 * i)
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_LOADS):
@@ -137,7 +137,7 @@ def store_split(S, va, size, value):
     if S[st.EXIT] != 0:
         return
     if not in_ram(S, first, 1) or not in_ram(S, second, 1):
-        fault(S, ACCESS_FAULT[STORE], va)
+        fault(S, ACCESS_FAULT[STORE], boundary if in_ram(S, first, 1) else va)
         return
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_STORES):
         return
@@ -171,11 +171,12 @@ def device_load(S, va, pa, size):
     if row:
         offset = pa - load_i64(row + st.W_BASE * 8)
         kinds = load_i64(row + st.W_KINDS * 8)
+        if kinds == 0:  # plain memory
+            return peek(load_i64(row + st.W_IMAGE * 8) + offset, size)
         from_page = 1
-        if kinds:  # without kinds it is plain memory
-            for i in range(size):
-                if load_u8(kinds + offset + i) & 15 != 1:
-                    from_page = 0
+        for i in range(size):
+            if load_u8(kinds + offset + i) & 15 != 1:
+                from_page = 0
         # a page-served read waits for posted writes: what is behind goes the long way, which flushes (DESIGN §7)
         if from_page and load_i64(load_i64(row + st.W_POSTED * 8)) == load_i64(load_i64(row + st.W_PROCESSED * 8)):
             S[st.PAGE_SERVED] += 1

@@ -27,14 +27,17 @@ def enabled(S, bits):
 
 @jit
 def manage(S, va):
-    """Check a block that is neither read nor changed: permission to load or to store is enough."""
-    pa = checked(S, va, 1, LOAD)
+    """Check a block that is neither read nor changed: permission to load or to store is enough (CMO §2.5.2)."""
+    pa = checked(S, va & -BLOCK, BLOCK, LOAD)
     if S[st.EXIT] == st.EXIT_TRAP:
         S[st.EXIT] = 0
-        pa = checked(S, va, 1, STORE)
-    if S[st.EXIT] == 0 and not in_ram(S, pa, 1):
+        pa = checked(S, va & -BLOCK, BLOCK, STORE)
+    if S[st.EXIT] == 0 and not in_ram(S, pa, BLOCK):
         fault(S, ACCESS_FAULT[STORE], va)
-    return 2 if S[st.EXIT] != 0 else 0
+    if S[st.EXIT] == 0:
+        return 0
+    S[st.TVAL] = va  # the address of the operand, not of the block
+    return 2
 
 
 @jit

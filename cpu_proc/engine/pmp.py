@@ -60,7 +60,7 @@ def permitted(S, pa, size, access, privilege):
         if byte >> A_SHIFT & 3 == OFF:
             continue
         start, end = start_of(S, entry), end_of(S, entry)
-        if pa >= end or pa + size <= start:
+        if start >= end or pa >= end or pa + size <= start:  # a TOR entry may match nothing (§3.7.1)
             continue
         if pa < start or pa + size > end:
             return False
@@ -80,7 +80,7 @@ def uniform(S, page):
         if config(S, entry) >> A_SHIFT & 3 == OFF:
             continue
         start, end = start_of(S, entry), end_of(S, entry)
-        if page < end and page + 4096 > start:
+        if start < end and page < end and page + 4096 > start:
             return page >= start and page + 4096 <= end
     return True
 

@@ -24,7 +24,16 @@ from cpu_proc.engine.traps import (
     now,
     pending,
 )
-from cpu_proc.isa.csr import MSTATUS_MASK, S_INTERRUPTS, SSTATUS_MASK, SSTATUS_VIEW
+from cpu_proc.isa.csr import (
+    ENVCFG_MASK,
+    MENVCFG_MASK,
+    MSTATUS_MASK,
+    S_INTERRUPTS,
+    SSTATUS_MASK,
+    SSTATUS_VIEW,
+    STATEEN_AIA,
+    STATEEN_IMSIC,
+)
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -288,6 +297,26 @@ def write_pmpaddr(S, place, value):
 
 
 @jit
+def environment(old, value, mask):
+    """Return what an envcfg register holds after a write: CBIE 2 is reserved, and changes nothing (CMO §4)."""
+    if value >> 4 & 3 == 2:
+        value = value & ~(3 << 4) | old & 3 << 4
+    return value & mask
+
+
+@jit
+def write_menvcfg(S, value):
+    S[st.MENVCFG] = environment(S[st.MENVCFG], value, MENVCFG_MASK)
+    return 0
+
+
+@jit
+def write_senvcfg(S, value):
+    S[st.SENVCFG] = environment(S[st.SENVCFG], value, ENVCFG_MASK)
+    return 0
+
+
+@jit
 def timer_allowed(S):
     return S[st.PRIV] == st.M or (S[st.MENVCFG] & STCE != 0 and S[st.MCOUNTEREN] & 2 != 0)
 
@@ -365,12 +394,25 @@ def write_indirect(S, select, file, value):
 
 
 @jit
+def file_hidden(S):
+    """Tell whether mstateen0 keeps what siselect names from S mode (AIA §2.1, Smstateen §1.1)."""
+    if S[st.PRIV] == st.M:
+        return False
+    needed = STATEEN_IMSIC if S[st.SISELECT] >= 0x70 else STATEEN_AIA
+    return S[st.MSTATEEN0] & needed == 0
+
+
+@jit
 def read_sireg(S):
+    if file_hidden(S):
+        return illegal(S)
     return read_indirect(S, S[st.SISELECT], st.SI_DELIVERY)
 
 
 @jit
 def write_sireg(S, value):
+    if file_hidden(S):
+        return illegal(S)
     return write_indirect(S, S[st.SISELECT], st.SI_DELIVERY, value)
 
 

@@ -141,7 +141,7 @@ def sys_lr(S, X, w, size):
         return 2
     value = load_i32(host) if size == 4 else load_i64(host)
     fence(0)
-    S[st.RESERVATION] = va | size >> 3  # an aligned address leaves room to say which width
+    S[st.RESERVATION] = host - S[st.RAM_HOST] | size >> 3  # an aligned place leaves room to say which width
     S[st.RESERVED_VALUE] = value
     store_64(X + (w >> 7 & 0x1F8), value)
     return 0
@@ -155,7 +155,7 @@ def sys_sc(S, X, w, size):
     if host == 0:
         return 2
     failed = 1
-    if S[st.RESERVATION] == va | size >> 3:
+    if S[st.RESERVATION] == host - S[st.RAM_HOST] | size >> 3:
         expected = S[st.RESERVED_VALUE]
         old = cas_32(host, expected, value) if size == 4 else cas_64(host, expected, value)
         failed = 0 if old == expected else 1

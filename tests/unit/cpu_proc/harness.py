@@ -141,15 +141,13 @@ class Bench:
 
     # address spaces
 
-    def map(self, va: int, pa: int, flags: int, level: int = 0) -> int:
-        """Enter one translation into the Sv39 tables at ``TABLES`` and turn it on; return where its entry is."""
+    def map(self, va: int, pa: int, flags: int, level: int = 0, levels: int = 3) -> int:
+        """Enter one translation into the tables at ``TABLES`` and turn it on; return where its entry is."""
         if not self._next_table:
             self._next_table = TABLES + 0x1000
-            self.hart["SATP"] = signed(8 << 60 | TABLES >> 12)
+        self.hart["SATP"] = signed(levels + 5 << 60 | TABLES >> 12)
         table = TABLES
-        for depth in (2, 1):
-            if depth == level:
-                break
+        for depth in range(levels - 1, level, -1):
             at = table + (va >> 12 + 9 * depth & 511) * 8
             if not self.load(at) & 1:
                 self.store(at, self._next_table >> 12 << 10 | V)

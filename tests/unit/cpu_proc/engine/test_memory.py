@@ -21,6 +21,7 @@ from tests.unit.cpu_proc.harness import (
     lr,
     s_type,
     sc,
+    sfence,
     signed,
     store,
 )
@@ -132,6 +133,19 @@ def test_sc_without_or_at_another_address_fails_and_stores_nothing(bench: Bench)
     assert bench.load(DATA) == bench.load(DATA + 8) == 0
 
 
+def test_reservation_is_of_memory_not_of_an_address(bench: Bench) -> None:
+    """The same address may be other memory by the time of the store-conditional, and hold the same value."""
+    bench.map(RAM, RAM, RWX)
+    entry = bench.map(0x4000_0000, DATA, RWX)
+    bench["PRIV"] = S_MODE
+    bench.set_x(5, 0x4000_0000)
+    bench.set_x(6, 42)
+    bench.run([lr(8, 7, 5), sfence(), sc(8, 8, 6, 5)], count=1)
+    bench.store(entry, (DATA + 0x1000) >> 12 << 10 | RWX)
+    bench.step(2)
+    assert (bench.x(8), bench.load(DATA), bench.load(DATA + 0x1000)) == (1, 0, 0)
+
+
 @pytest.mark.parametrize(("first", "second"), [(8, 4), (4, 8)])
 @pytest.mark.parametrize("value", [5, 0x1_0000_0005, MASK])
 def test_sc_of_another_width_never_lies(bench: Bench, first: int, second: int, value: int) -> None:
@@ -188,8 +202,11 @@ def test_access_across_the_end_of_memory_is_an_access_fault(bench: Bench, word: 
     bench.set_x(5, end - 4)
     bench.set_x(7, MASK)
     bench.run([word])
-    assert bench.trapped()[:2] == (cause, RAM)
+    assert bench.trapped() == (cause, RAM, end)  # the part of the access that faults (privileged §3.1.16)
     assert bytes(bench.ram.u8[-8:]) == before
+    bench.set_x(5, RAM - 4)
+    bench.run([word])
+    assert bench.trapped() == (cause, RAM, RAM - 4)
 
 
 @pytest.mark.parametrize("width", LOADS)
