@@ -26,15 +26,17 @@ def _spelled(constant: str) -> list[str]:
     if constant in ("min", "inf", "nan"):
         return [constant]
     mantissa, exponent = float(constant).hex().split("p")
-    mantissa = mantissa.removesuffix(".0") if mantissa.endswith(".0") else mantissa.rstrip("0")
+    mantissa = mantissa.rstrip("0").rstrip(".")
     return [f"{mantissa}p{exponent}", *([f"{mantissa}p0"] if exponent == "+0" else [])]
 
 
 def _fli(name: str, funct7: int) -> str:
-    lines = []
+    lines = [".set spelled, 0"]
     for number, constant in enumerate(NAMES):
         for text in _spelled(constant):
-            lines += [f".ifc \\value,{text}", f".insn r 0x53, 0, {funct7:#x}, \\rd, x{number}, x1", ".endif"]
+            word = f".insn r 0x53, 0, {funct7:#x}, \\rd, x{number}, x1"
+            lines += [f".ifc \\value,{text}", word, ".set spelled, 1", ".endif"]
+    lines += [".ifeq spelled", '.error "no constant of fli"', ".endif"]
     return macro(name, "rd, value", *lines)
 
 
