@@ -16,6 +16,7 @@ from cpu_proc.boot.reset_vector import Rom
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
+from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
@@ -26,6 +27,8 @@ from cpu_proc.platform.plic import Plic
 from cpu_proc.platform.power import Power
 from cpu_proc.platform.rtc import Rtc
 from cpu_proc.platform.uart import Uart
+from cpu_proc.platform.virtio_mmio import MmioDevice, Slots
+from cpu_proc.remote import Remote
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory
 
@@ -79,7 +82,9 @@ class Board:
         self.uart = Uart(lambda b: wiring.console(bytes([b])), lambda v: set_line(mm.UART0_IRQ, v))
         self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v), clock.wall_ns)
         high = mm.pcie_high(memory.size)
-        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, wiring.set_windows)
+        self._set_windows = wiring.set_windows
+        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self._update_windows)
+        self.slots = Slots(space, irq, set_line, self._update_windows)
         self.rom = Rom()
         self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
         self.flash = self._flash(fitting)
@@ -123,6 +128,27 @@ class Board:
             self.space.add(mm.Region(mm.FLASH.base + index * BANK, BANK), bank, f"flash{index}")
         return banks
 
+    @property
+    def remotes(self) -> list[Remote]:
+        """The devices in other processes."""
+        return [*self.root.functions.values(), *self.slots.devices]
+
+    def add(self, remote: Remote) -> None:
+        """Put a device of another process into its slot."""
+        if isinstance(remote, Function):
+            self.root.add(remote)
+        elif isinstance(remote, MmioDevice):
+            self.slots.add(remote)
+
+    def scan(self) -> None:
+        """Look at the interrupt sources of all devices in other processes."""
+        self.root.scan()
+        self.slots.scan()
+
+    def _update_windows(self) -> None:
+        """Tell the harts what they may serve by themselves."""
+        self._set_windows([*self.root.rows(), *self.slots.rows()])
+
     def stand_in_for_firmware(self) -> None:
         """Set up what M-mode firmware would have, for a guest that begins in S mode."""
         if isinstance(self.wires, Aplic):
@@ -138,11 +164,11 @@ class Board:
 
     def reset(self) -> None:
         """Return all devices to their power-on state, those in other processes included."""
-        for function in self.root.functions.values():
-            function.barrier("reset")
-            function.last_words = []
-        for function in self.root.functions.values():
-            self.root.add(function)
+        for remote in self.remotes:
+            remote.barrier("reset")
+            remote.last_words = []
+        for remote in self.remotes:
+            self.add(remote)
         self.wires.reset()
         self.fw_cfg.reset()
         for bank in self.flash:

@@ -166,8 +166,8 @@ class Machine:
 
     def quit(self, status: int) -> None:
         """End from another thread, even while a hart waits for a device."""
-        for function in self.board.root.functions.values():
-            function.close()
+        for remote in self.board.remotes:
+            remote.close()
         if not self._threads:
             self.power_off(status)
             self._set_state(OFF, "on request")
@@ -321,7 +321,7 @@ class Machine:
         """Serve what devices and other threads left for the harts."""
         self.irq.shared.u8[IrqPage.LOOK] = 0
         full_fence()  # the clear must be visible before the words are read (DESIGN §6)
-        self.board.root.scan()
+        self.board.scan()
         while self._input:
             self.board.uart.receive(self._input.popleft())
 
@@ -374,8 +374,8 @@ class Machine:
 
     def close(self) -> None:
         """Release what the machine holds of the host, after ``join``."""
-        for function in self.board.root.functions.values():
-            function.release()
+        for remote in self.board.remotes:
+            remote.release()
         self.board.close()
         for hart in self.harts:
             hart.close()

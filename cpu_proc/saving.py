@@ -32,8 +32,8 @@ def save(machine: Machine, folder: Path) -> None:
         ConfigError: it has devices in other processes, whose state is not ours to save.
         HostError: the folder cannot be written.
     """
-    if machine.board.root.functions:
-        others = ", ".join(function.id for function in machine.board.root.functions.values())
+    if machine.board.remotes:
+        others = ", ".join(remote.id for remote in machine.board.remotes)
         raise ConfigError(f"devices in other processes cannot be saved yet: {others}")
     state = {
         "version": VERSION,
