@@ -5,6 +5,8 @@ Everything here is called with the machine's lock held (docs/decisions/0006).
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from cpu_proc import memory_map as mm
 from cpu_proc.boot import images
 from cpu_proc.boot.reset_vector import Rom
 from cpu_proc.clock import GuestClock
+from cpu_proc.engine import state as st
 from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
 from cpu_proc.pcie.function import Function
@@ -83,8 +86,8 @@ class Board:
         self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v), clock.wall_ns)
         high = mm.pcie_high(memory.size)
         self._set_windows = wiring.set_windows
-        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self._update_windows)
-        self.slots = Slots(space, irq, set_line, self._update_windows)
+        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self.update_windows)
+        self.slots = Slots(space, irq, set_line, self.update_windows)
         self.rom = Rom()
         self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
         self.flash = self._flash(fitting)
@@ -97,6 +100,7 @@ class Board:
         space.add(mm.TEST, Power(wiring.power_off, wiring.request_reset), "test")
         space.add(mm.RTC, self.rtc, "rtc")
         space.add(mm.CLINT, Aclint(harts, clock.ticks, clock.set_ticks), "clint")
+        self.update_windows()
 
     def _plic(self) -> Plic:
         plic = Plic(len(self._harts), self._set_external_line)
@@ -123,9 +127,9 @@ class Board:
         if not any(fitting.flash):
             return []
         files = [FlashFile(path, f"flash{i}") if path else None for i, path in enumerate(fitting.flash)]
-        banks = [Flash(file) for file in files]
+        banks = [Flash(file, self.update_windows) for file in files]
         for index, bank in enumerate(banks):
-            self.space.add(mm.Region(mm.FLASH.base + index * BANK, BANK), bank, f"flash{index}")
+            self.space.add(_bank(index), bank, f"flash{index}")
         return banks
 
     @property
@@ -145,9 +149,11 @@ class Board:
         self.root.scan()
         self.slots.scan()
 
-    def _update_windows(self) -> None:
-        """Tell the harts what they may serve by themselves."""
-        self._set_windows([*self.root.rows(), *self.slots.rows()])
+    def update_windows(self) -> None:
+        """Tell the harts what they may serve by themselves: code first, since each instruction looks for it."""
+        rows = [_code(mm.MROM, self.rom.image)]
+        rows += [_code(_bank(index), bank.content) for index, bank in enumerate(self.flash) if bank.readable]
+        self._set_windows([*rows, *self.root.rows(), *self.slots.rows()])
 
     def stand_in_for_firmware(self) -> None:
         """Set up what M-mode firmware would have, for a guest that begins in S mode."""
@@ -175,11 +181,24 @@ class Board:
             bank.reset()
         self.uart.reset()
         self.rtc.reset()
+        self.update_windows()
 
     def close(self) -> None:
         """Let go of files."""
         for bank in self.flash:
             bank.close()
+
+
+def _bank(index: int) -> mm.Region:
+    return mm.Region(mm.FLASH.base + index * BANK, BANK)
+
+
+def _code(place: mm.Region, image: mmap.mmap) -> list[int]:
+    """Return the row of memory that is read and executed where it is; stores come to Python."""
+    host = ctypes.addressof(ctypes.c_char.from_buffer(image))
+    row = [0] * st.WINDOW_WORDS
+    row[st.W_BASE], row[st.W_SIZE], row[st.W_IMAGE], row[st.W_CODE] = place.base, place.size, host, 1
+    return row
 
 
 def _files(fitting: Fitting) -> dict[str, bytes]:

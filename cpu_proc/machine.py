@@ -232,12 +232,13 @@ class Machine:
         guest = loader.plan(self.boot_config, self.ram.size, len(self.harts), describe)
         guest.placement.store(self.ram)
         self.board.rom.data, self.blob = guest.rom, guest.blob
+        self.board.fw_cfg.add(guest.items)
         if not guest.start.machine:
             self.board.stand_in_for_firmware()
         for hart in self.harts:
             start = guest.start_of(hart.index)
             if start.machine:
-                hart.enter_machine(start.pc, hart.index, guest.tree_at, start.info)
+                hart.enter_machine(start.pc)
                 hart.condition = STARTED
             elif hart.index == 0:
                 hart.enter_supervisor(start.pc, hart.index, guest.tree_at)

@@ -73,6 +73,7 @@ def load(machine: Machine, folder: Path) -> None:
             hart["ICOUNT_BASE"] = values["slots"]["ICOUNT_BASE"]
         for name, device in machine.board.stateful().items():
             _set_fields(device, state["devices"][name])
+        machine.board.update_windows()
     except OSError as error:
         raise ConfigError(f"cannot read the state in {folder}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
