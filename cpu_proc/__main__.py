@@ -20,6 +20,7 @@ from typing import Any
 
 from cpu_proc.boot import config as boot_config
 from cpu_proc.boot.config import BootConfig
+from cpu_proc.place import Place
 from protocol import names
 from protocol.errors import BusvmError, ConfigError
 from protocol.layout import ClockPage, IrqPage
@@ -47,7 +48,7 @@ class Config:
     clock: str
     state: Path | None
     boot: BootConfig
-    devices: dict[str, int]
+    devices: dict[str, Place]
     stop_at_start: bool
 
 
@@ -74,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="go on from a state saved there")
     parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")
     parser.add_argument(
-        "--device", action="append", default=[], metavar="ID=SLOT", help="expect device ID in PCI slot SLOT (1-31)"
+        "--device",
+        action="append",
+        default=[],
+        metavar="ID=SLOT",
+        help="expect device ID in PCI slot SLOT (1-31), or in mmio0 to mmio7",
     )
     parser.add_argument("--check", action="store_true", help="place the guest on paper, exit 0 if all fits, else 2")
     parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
@@ -94,14 +99,15 @@ def _config(args: argparse.Namespace) -> Config:
     memory = parse_size(args.memory)
     if memory < _MEMORY_LEAST or memory % _MEMORY_UNIT:
         raise ConfigError(f"--memory {args.memory}: at least 16M and a multiple of 2M")
-    devices: dict[str, int] = {}
+    devices: dict[str, Place] = {}
     for text in args.device:
         device_id, _, slot = text.partition("=")
-        if not names.ID_PATTERN.match(device_id) or not slot.isdigit() or not 1 <= int(slot) <= 31:
-            raise ConfigError(f"--device {text!r}: an id, '=', and a slot from 1 to 31")
-        if device_id in devices or int(slot) in devices.values():
+        place = Place.parse(slot)
+        if not names.ID_PATTERN.match(device_id) or place is None:
+            raise ConfigError(f"--device {text!r}: an id, '=', and a slot from 1 to 31, or from mmio0 to mmio7")
+        if device_id in devices or place in devices.values():
             raise ConfigError(f"--device {text!r}: id or slot is taken")
-        devices[device_id] = int(slot)
+        devices[device_id] = place
     if not 1 <= args.cpus <= HARTS_MAX:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
     if args.clock == "icount" and args.cpus != 1:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from cpu_proc import memory_map as mm
 from cpu_proc.machine import Machine
 from cpu_proc.pcie.function import Function
+from cpu_proc.place import SLOTS, Place
+from cpu_proc.platform.virtio_mmio import MmioDevice
+from cpu_proc.remote import Remote
 from protocol import names
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ProtocolError, VersionMismatch
@@ -29,21 +32,23 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _OFFER_VERSION = 1
 _PAGE_MAX = 64 << 20
 _VECTORS_MAX = 2048
-_SLOTS = range(1, 32)
 
 MISSING, ATTACHING, ATTACHED, LOST = "missing", "attaching", "attached", "lost"
 
 
-class Slot:
-    """One place on bus 0 and what is in it."""
+BUSES: dict[str, type[Remote]] = {kind.transport: kind for kind in (Function, MmioDevice)}
 
-    def __init__(self, device_id: str, number: int) -> None:
+
+class Slot:
+    """One slot and what is in it; who comes uninvited has no place until it says what bus it wants."""
+
+    def __init__(self, device_id: str, place: Place | None) -> None:
         self.id = device_id
-        self.number = number
+        self.place = place
         self.state = MISSING
         self.type = ""
         self.failure = ""
-        self.function: Function | None = None
+        self.remote: Remote | None = None
 
 
 class Attacher:
@@ -55,7 +60,7 @@ class Attacher:
         bus: Bus,
         runtime: names.Runtime,
         clock: Shared,
-        expected: dict[str, int],
+        expected: Mapping[str, Place],
         changed: Callable[[Slot], None],
     ) -> None:
         self._machine = machine
@@ -63,13 +68,13 @@ class Attacher:
         self._runtime = runtime
         self._clock = clock
         self._changed = changed
-        self.slots = {device_id: Slot(device_id, number) for device_id, number in expected.items()}
+        self.slots = {device_id: Slot(device_id, place) for device_id, place in expected.items()}
         self._owners: dict[str, str] = {}
         self._next_source = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._complete = asyncio.Event()
         self._closed = False
-        self.sealed = False  # once the machine runs, only devices it knows may come (PCI is not hot-plugged)
+        self.sealed = False  # once the machine runs, only devices it knows may come (nothing is hot-plugged)
         self._check_complete()
 
     async def start(self) -> None:
@@ -111,10 +116,10 @@ class Attacher:
             return
         if slot.state == ATTACHING:
             slot.failure = "died while attaching"
-        self._set_state(slot, LOST if slot.function else MISSING)
-        if slot.function:
-            logger.warning("dev=%s epoch=%d the device process is gone", device_id, slot.function.epoch)
-            slot.function.lose()
+        self._set_state(slot, LOST if slot.remote else MISSING)
+        if slot.remote:
+            logger.warning("dev=%s epoch=%d the device process is gone", device_id, slot.remote.epoch)
+            slot.remote.lose()
 
     def _set_state(self, slot: Slot, state: str) -> None:
         slot.state = state
@@ -132,21 +137,34 @@ class Attacher:
             slot.failure = f"{type(error).__name__}: {error}"
             logger.warning("dev=%s attach failed: %s", device_id, slot.failure)
             if self._owners.get(device_id) == owner:
-                self._set_state(slot, LOST if slot.function else MISSING)
+                self._set_state(slot, LOST if slot.remote else MISSING)
             return
         slot.failure = ""
         self._set_state(slot, ATTACHED)
-        logger.info("dev=%s epoch=%d attached pid=%d", device_id, slot.function.epoch, slot.function.pid)  # type: ignore[union-attr]
+        logger.info("dev=%s epoch=%d attached pid=%d", device_id, slot.remote.epoch, slot.remote.pid)  # type: ignore[union-attr]
         self._check_complete()
 
     def _slot_for(self, device_id: str) -> Slot | None:
         slot = self.slots.get(device_id)
         if slot is None and not self.sealed and names.ID_PATTERN.match(device_id):
-            taken = {s.number for s in self.slots.values()}
-            free = [number for number in _SLOTS if number not in taken]
-            if free:
-                slot = self.slots[device_id] = Slot(device_id, free[0])
+            slot = self.slots[device_id] = Slot(device_id, None)
         return slot
+
+    def _place(self, slot: Slot, bus: str) -> Place:
+        """Return the slot's place on ``bus``, for who comes uninvited the first that is free."""
+        if bus not in BUSES:
+            raise ProtocolError(f"its transport is {bus!r}, this machine has {' and '.join(BUSES)}")
+        if slot.place is None:
+            taken = {other.place for other in self.slots.values()}
+            free = [place for number in SLOTS[bus] if (place := Place(bus, number)) not in taken]
+            if not free:
+                raise ProtocolError(f"no slot of {bus} is free")
+            slot.place = free[0]
+        if slot.place.bus != bus:
+            raise ProtocolError(
+                f"its transport is {bus!r}, its slot is {slot.place}", hint="--transport is the device's"
+            )
+        return slot.place
 
     async def _offer(self, slot: Slot, owner: str) -> None:
         path = names.device_path(slot.id)
@@ -155,14 +173,13 @@ class Attacher:
         pid = await self._bus.peer_pid(owner)
         if wishes["PageVersion"] != DevicePage.VERSION:
             raise VersionMismatch(f"its page layout is {wishes['PageVersion']}, ours {DevicePage.VERSION}")
-        if wishes["Transport"] != "pci":
-            raise ProtocolError(f"its transport is {wishes['Transport']!r}, this machine has PCI slots")
-        first = slot.function is None
-        function = slot.function or self._make(slot, wishes)
-        if not first and (function.shared.size, len(function.doorbells)) != (wishes["PageSize"], wishes["Doorbells"]):
+        place = self._place(slot, wishes["Transport"])
+        first = slot.remote is None
+        remote = slot.remote or self._make(slot, place, wishes)
+        if not first and (remote.shared.size, len(remote.doorbells)) != (wishes["PageSize"], wishes["Doorbells"]):
             raise ProtocolError("another shape than the device that was there", hint="restart the VM to change it")
-        epoch = function.page.epoch + 1
-        function.page.epoch = epoch
+        epoch = remote.page.epoch + 1
+        remote.page.epoch = epoch
         link = Link(self._runtime.link(slot.id, epoch), epoch=epoch, bind=True, peer_pid=pid)
         offer = {
             "version": Variant("u", _OFFER_VERSION),
@@ -171,47 +188,47 @@ class Attacher:
             "ram": Variant("h", Fd(self._machine.ram.fd)),
             "ram_base": Variant("t", mm.DRAM_BASE),
             "ram_size": Variant("t", self._machine.ram.size),
-            "page": Variant("h", Fd(function.shared.fd)),
-            "page_size": Variant("t", function.shared.size),
+            "page": Variant("h", Fd(remote.shared.fd)),
+            "page_size": Variant("t", remote.shared.size),
             "irq": Variant("h", Fd(self._machine.irq.shared.fd)),
             "clock": Variant("h", Fd(self._clock.fd)),
             "irq_event": Variant("h", Fd(self._machine.irq_event)),
-            "doorbells": Variant("ah", [Fd(fd) for fd in function.doorbells]),
+            "doorbells": Variant("ah", [Fd(fd) for fd in remote.doorbells]),
             "link": Variant("s", link.endpoint),
             "cpu_pid": Variant("u", os.getpid()),
         }
         try:
             await self._bus.call(owner, path, _DEVICE1, "Attach", "a{sv}", [offer])
-            if not function.page.initialised:
+            if not remote.page.initialised:
                 raise ProtocolError("it answered without filling its page")
             if self._closed or self._owners.get(slot.id) != owner:
                 raise BusError("org.busvm.Error.Gone", "it died while attaching")
         except BaseException:
             link.close()
             if first:
-                slot.function = None
-                function.close()
-                function.release()
+                slot.remote = None
+                remote.close()
+                remote.release()
             raise
         slot.type = str(wishes["Type"])
-        function.connect(link, pid, epoch)
+        remote.connect(link, pid, epoch)
         if first:
-            self._machine.board.root.add(function)
+            self._machine.board.add(remote)
 
-    def _make(self, slot: Slot, wishes: dict[str, Any]) -> Function:
+    def _make(self, slot: Slot, place: Place, wishes: dict[str, Any]) -> Remote:
         size, vectors, doorbells = wishes["PageSize"], wishes["Vectors"], wishes["Doorbells"]
         if not DevicePage.STATE <= size <= _PAGE_MAX or vectors > _VECTORS_MAX or doorbells > _VECTORS_MAX:
             raise ProtocolError(f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}")
         if self._next_source + 1 + vectors > IrqPage.SOURCES:
             raise ProtocolError("out of interrupt sources")
         shared = Shared.create(shm_name(self._runtime.vm, f"dev.{slot.id}"), size)
-        function = Function(slot.id, slot.number, shared, doorbells, self._machine.stalled)
-        function.page.format()
-        function.page.irq_base = self._next_source
-        function.page.irq_count = 1 + vectors
+        remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled)
+        remote.page.format()
+        remote.page.irq_base = self._next_source
+        remote.page.irq_count = 1 + vectors
         self._next_source += 1 + vectors
-        slot.function = function
-        return function
+        slot.remote = remote
+        return remote
 
     async def close(self) -> None:
         """Stop attaching; tell attached devices to leave."""
@@ -219,7 +236,7 @@ class Attacher:
         for task in list(self._tasks):
             task.cancel()
         for slot in self.slots.values():
-            if slot.function and slot.state == ATTACHED:
+            if slot.remote and slot.state == ATTACHED:
                 try:
                     await self._bus.call(
                         names.device_name(slot.id), names.device_path(slot.id), _DEVICE1, "Detach", timeout_s=5

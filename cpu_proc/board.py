@@ -5,6 +5,8 @@ Everything here is called with the machine's lock held (docs/decisions/0006).
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ from cpu_proc import memory_map as mm
 from cpu_proc.boot import images
 from cpu_proc.boot.reset_vector import Rom
 from cpu_proc.clock import GuestClock
+from cpu_proc.engine import state as st
 from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
+from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
@@ -26,6 +30,8 @@ from cpu_proc.platform.plic import Plic
 from cpu_proc.platform.power import Power
 from cpu_proc.platform.rtc import Rtc
 from cpu_proc.platform.uart import Uart
+from cpu_proc.platform.virtio_mmio import MmioDevice, Slots
+from cpu_proc.remote import Remote
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory
 
@@ -79,7 +85,9 @@ class Board:
         self.uart = Uart(lambda b: wiring.console(bytes([b])), lambda v: set_line(mm.UART0_IRQ, v))
         self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v), clock.wall_ns)
         high = mm.pcie_high(memory.size)
-        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, wiring.set_windows)
+        self._set_windows = wiring.set_windows
+        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self.update_windows)
+        self.slots = Slots(space, irq, set_line, self.update_windows)
         self.rom = Rom()
         self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
         self.flash = self._flash(fitting)
@@ -92,6 +100,7 @@ class Board:
         space.add(mm.TEST, Power(wiring.power_off, wiring.request_reset), "test")
         space.add(mm.RTC, self.rtc, "rtc")
         space.add(mm.CLINT, Aclint(harts, clock.ticks, clock.set_ticks), "clint")
+        self.update_windows()
 
     def _plic(self) -> Plic:
         plic = Plic(len(self._harts), self._set_external_line)
@@ -118,10 +127,33 @@ class Board:
         if not any(fitting.flash):
             return []
         files = [FlashFile(path, f"flash{i}") if path else None for i, path in enumerate(fitting.flash)]
-        banks = [Flash(file) for file in files]
+        banks = [Flash(file, self.update_windows) for file in files]
         for index, bank in enumerate(banks):
-            self.space.add(mm.Region(mm.FLASH.base + index * BANK, BANK), bank, f"flash{index}")
+            self.space.add(_bank(index), bank, f"flash{index}")
         return banks
+
+    @property
+    def remotes(self) -> list[Remote]:
+        """The devices in other processes."""
+        return [*self.root.functions.values(), *self.slots.devices]
+
+    def add(self, remote: Remote) -> None:
+        """Put a device of another process into its slot."""
+        if isinstance(remote, Function):
+            self.root.add(remote)
+        elif isinstance(remote, MmioDevice):
+            self.slots.add(remote)
+
+    def scan(self) -> None:
+        """Look at the interrupt sources of all devices in other processes."""
+        self.root.scan()
+        self.slots.scan()
+
+    def update_windows(self) -> None:
+        """Tell the harts what they may serve by themselves: code first, since each instruction looks for it."""
+        rows = [_code(mm.MROM, self.rom.image)]
+        rows += [_code(_bank(index), bank.content) for index, bank in enumerate(self.flash) if bank.readable]
+        self._set_windows([*rows, *self.root.rows(), *self.slots.rows()])
 
     def stand_in_for_firmware(self) -> None:
         """Set up what M-mode firmware would have, for a guest that begins in S mode."""
@@ -138,22 +170,35 @@ class Board:
 
     def reset(self) -> None:
         """Return all devices to their power-on state, those in other processes included."""
-        for function in self.root.functions.values():
-            function.barrier("reset")
-            function.last_words = []
-        for function in self.root.functions.values():
-            self.root.add(function)
+        for remote in self.remotes:
+            remote.barrier("reset")
+            remote.last_words = []
+        for remote in self.remotes:
+            self.add(remote)
         self.wires.reset()
         self.fw_cfg.reset()
         for bank in self.flash:
             bank.reset()
         self.uart.reset()
         self.rtc.reset()
+        self.update_windows()
 
     def close(self) -> None:
         """Let go of files."""
         for bank in self.flash:
             bank.close()
+
+
+def _bank(index: int) -> mm.Region:
+    return mm.Region(mm.FLASH.base + index * BANK, BANK)
+
+
+def _code(place: mm.Region, image: mmap.mmap) -> list[int]:
+    """Return the row of memory that is read and executed where it is; stores come to Python."""
+    host = ctypes.addressof(ctypes.c_char.from_buffer(image))
+    row = [0] * st.WINDOW_WORDS
+    row[st.W_BASE], row[st.W_SIZE], row[st.W_IMAGE], row[st.W_CODE] = place.base, place.size, host, 1
+    return row
 
 
 def _files(fitting: Fitting) -> dict[str, bytes]:

@@ -245,8 +245,12 @@ class Function1:
     def __init__(self, slot: Slot) -> None:
         self.id = slot.id
         self.bus_name = names.device_name(slot.id)
-        self.slot = f"00:{slot.number:02x}.0"
         self._slot = slot
+
+    @property
+    def slot(self) -> str:
+        """Where it is: ``00:01.0`` of PCI, or the name of its node in the device tree."""
+        return str(self._slot.place or "")
 
     @property
     def type(self) -> str:
@@ -266,19 +270,19 @@ class Function1:
     @property
     def pid(self) -> int:
         """Process id of the device."""
-        return self._slot.function.pid if self._slot.function else 0
+        return self._slot.remote.pid if self._slot.remote else 0
 
     @property
     def epoch(self) -> int:
         """Incarnation."""
-        return self._slot.function.epoch if self._slot.function else 0
+        return self._slot.remote.epoch if self._slot.remote else 0
 
     @property
     def bars(self) -> list[tuple[int, int, int]]:
         """BAR, guest address, size."""
-        return self._slot.function.bars() if self._slot.function else []
+        return self._slot.remote.bars() if self._slot.remote else []
 
     @property
     def counters(self) -> dict[str, int]:
         """Accesses and what was wrong with them."""
-        return dict(self._slot.function.counters) if self._slot.function else {}
+        return dict(self._slot.remote.counters) if self._slot.remote else {}

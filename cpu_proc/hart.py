@@ -191,13 +191,11 @@ class Hart:
         self["BUILTIN_SBI"] = 1
         self.x[10], self.x[11] = a0, a1
 
-    def enter_machine(self, pc: int, a0: int, a1: int, a2: int) -> None:
-        """Set what the reset vector hands over to firmware in M mode."""
+    def enter_machine(self, pc: int) -> None:
+        """Begin in M mode at ``pc``, with registers as after a reset."""
         self["PRIV"] = st.M
         self["PC"] = pc
         self["BUILTIN_SBI"] = 0
-        for register, value in ((5, pc), (10, a0), (11, a1), (12, a2)):
-            self.x[register] = value
 
     def set_windows(self, rows: list[list[int]]) -> Any:
         """Replace the windows that compiled code serves by itself.

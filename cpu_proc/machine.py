@@ -179,8 +179,8 @@ class Machine:
 
     def quit(self, status: int) -> None:
         """End from another thread, even while a hart waits for a device."""
-        for function in self.board.root.functions.values():
-            function.close()
+        for remote in self.board.remotes:
+            remote.close()
         if not self._threads:
             self.power_off(status)
             self._set_state(OFF, "on request")
@@ -245,12 +245,13 @@ class Machine:
         guest = loader.plan(self.boot_config, self.ram.size, len(self.harts), describe)
         guest.placement.store(self.ram)
         self.board.rom.data, self.blob = guest.rom, guest.blob
+        self.board.fw_cfg.add(guest.items)
         if not guest.start.machine:
             self.board.stand_in_for_firmware()
         for hart in self.harts:
             start = guest.start_of(hart.index)
             if start.machine:
-                hart.enter_machine(start.pc, hart.index, guest.tree_at, start.info)
+                hart.enter_machine(start.pc)
                 hart.condition = STARTED
             elif hart.index == 0:
                 hart.enter_supervisor(start.pc, hart.index, guest.tree_at)
@@ -337,7 +338,7 @@ class Machine:
         """Serve what devices and other threads left for the harts."""
         self.irq.shared.u8[IrqPage.LOOK] = 0
         full_fence()  # the clear must be visible before the words are read (DESIGN §6)
-        self.board.root.scan()
+        self.board.scan()
         while self._input:
             self.board.uart.receive(self._input.popleft())
 
@@ -390,8 +391,8 @@ class Machine:
 
     def close(self) -> None:
         """Release what the machine holds of the host, after ``join``."""
-        for function in self.board.root.functions.values():
-            function.release()
+        for remote in self.board.remotes:
+            remote.release()
         self.board.close()
         for hart in self.harts:
             hart.close()

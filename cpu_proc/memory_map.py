@@ -21,6 +21,7 @@ PLIC = Region(0xC00_0000, 0x60_0000)
 APLIC_M = Region(0xC00_0000, 0x8000)
 APLIC_S = Region(0xD00_0000, 0x8000)
 UART0 = Region(0x1000_0000, 0x100)
+VIRTIO = Region(0x1000_1000, 0x8000)  # the slots of virtio-mmio
 FW_CFG = Region(0x1010_0000, 0x18)
 FLASH = Region(0x2000_0000, 0x400_0000)  # two banks
 IMSIC_M = Region(0x2400_0000, 0x400_0000)
@@ -29,6 +30,8 @@ PCIE_ECAM = Region(0x3000_0000, 0x1000_0000)
 PCIE_MMIO = Region(0x4000_0000, 0x4000_0000)
 DRAM_BASE = 0x8000_0000
 
+VIRTIO_SLOTS = 8
+VIRTIO_IRQ = 1  # to 8, one a slot
 UART0_IRQ = 10
 RTC_IRQ = 11
 PCIE_IRQ = 32  # to 35: INTx, swizzled by slot and pin
@@ -38,6 +41,12 @@ TIMEBASE_HZ = 10_000_000
 UART_CLOCK_HZ = 3_686_400
 
 _HIGH_ALIGN = 16 << 30
+
+
+def virtio_slot(index: int) -> Region:
+    """Return where slot ``index`` of virtio-mmio is."""
+    size = VIRTIO.size // VIRTIO_SLOTS
+    return Region(VIRTIO.base + index * size, size)
 
 
 def pcie_high(ram_size: int) -> Region:

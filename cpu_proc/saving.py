@@ -32,8 +32,8 @@ def save(machine: Machine, folder: Path) -> None:
         ConfigError: it has devices in other processes, whose state is not ours to save.
         HostError: the folder cannot be written.
     """
-    if machine.board.root.functions:
-        others = ", ".join(function.id for function in machine.board.root.functions.values())
+    if machine.board.remotes:
+        others = ", ".join(remote.id for remote in machine.board.remotes)
         raise ConfigError(f"devices in other processes cannot be saved yet: {others}")
     state = {
         "version": VERSION,
@@ -73,6 +73,7 @@ def load(machine: Machine, folder: Path) -> None:
             hart["ICOUNT_BASE"] = values["slots"]["ICOUNT_BASE"]
         for name, device in machine.board.stateful().items():
             _set_fields(device, state["devices"][name])
+        machine.board.update_windows()
     except OSError as error:
         raise ConfigError(f"cannot read the state in {folder}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:

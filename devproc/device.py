@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from devproc.registers import Bar, Register, RegisterMap
 from protocol.errors import ConfigError, VersionMismatch
-from protocol.layout import BarFlags, DevicePage, IrqPage, ReadKind, WriteKind, kind
+from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, BarFlags, DevicePage, IrqPage, ReadKind, WriteKind, kind
 from protocol.log import RateLimit
 from protocol.memory import GuestMemory, Shared
 
@@ -64,7 +64,7 @@ class Machine:
             self._publish(source, self.irq.word(source) + 1)
 
     def line(self, level: bool) -> None:
-        """Set the level of the INTx line."""
+        """Set the level of the wire: INTx of a PCI function."""
         if self.irq.word(self._base) != level:
             self._publish(self._base, int(level))
 
@@ -116,9 +116,9 @@ class Device:
 
     def bars(self) -> dict[int, Bar]:
         """Return the BARs by number."""
-        found = {r.bar.index: r.bar for r in self.registers.all if r.bar.index < 6}
+        found = {r.bar.index: r.bar for r in self.registers.all if r.bar.index < BARS}
         for ancestor in reversed(type(self).__mro__):
-            found |= {bar.index: bar for bar in vars(ancestor).values() if isinstance(bar, Bar)}
+            found |= {bar.index: bar for bar in vars(ancestor).values() if isinstance(bar, Bar) and bar.index < BARS}
         return found
 
     def state_size(self) -> int:
@@ -144,8 +144,8 @@ class Device:
         """Return the kind bytes of one BAR."""
         kinds = self.registers.kinds(bar)
         page = self.machine.page
-        if self.doorbells and index == page.doorbell_bar:
-            first, size = page.doorbell_offset, page.doorbell_stride * self.doorbells
+        first, size = page.doorbell_offset, page.doorbell_stride * self.doorbells
+        if size and index == page.doorbell_bar:
             kinds[first : first + size] = bytes([kind(ReadKind.PAGE, WriteKind.DOORBELL)]) * size
         return kinds
 
@@ -167,7 +167,8 @@ class Device:
         self.forget = False
         if resumed:
             self._check_shape(places)
-        self.images = {index: image for index, (image, _) in places.items()} | {7: DevicePage.CONFIG}
+        self.images = {index: image for index, (image, _) in places.items()} | {CONFIG_BAR: DevicePage.CONFIG}
+        self.images |= self.registers.images(self.images)
         self.declare(places)
         if resumed:
             self.recover()
@@ -179,7 +180,7 @@ class Device:
     def _check_shape(self, places: dict[int, tuple[int, int]]) -> None:
         page = self.machine.page
         same = page.doorbells == self.doorbells and page.msix_vectors == self.vectors
-        for index in range(6):
+        for index in range(BARS):
             entry = page.bar(index)
             bar = self.bars().get(index)
             same &= entry.size == (bar.size if bar else 0) and (not bar or entry.image == places[index][0])
@@ -263,17 +264,17 @@ class Device:
         register = self.registers.at(bar, offset, size)
         if register is not None:
             return register.read(self)
-        image = self.images.get(bar)
-        length = 0x1000 if bar == 7 else self.bars()[bar].size if image is not None else 0
+        image = self.images.get(bar) if bar in (CONFIG_BAR, *self.bars()) else None
+        length = CONFIG_SIZE if bar == CONFIG_BAR else self.bars()[bar].size if image is not None else 0
         if image is None or offset + size > length:
             self.bad_access("read", bar, offset, size)
             return ALL_ONES >> 64 - 8 * size
         data = bytearray(self.shared.u8[image + offset : image + offset + size])
-        for found in self.registers.touching(bar, offset, size):
+        for at, found in self.registers.touching(bar, offset, size):
             value = found.read(self).to_bytes(found.width, "little")
             for index in range(found.width):
-                if 0 <= found.offset + index - offset < size:
-                    data[found.offset + index - offset] = value[index]
+                if 0 <= at + index - offset < size:
+                    data[at + index - offset] = value[index]
         return int.from_bytes(data, "little")
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
@@ -283,16 +284,30 @@ class Device:
             register.write(self, value & register.full, register.full)
             return
         taken = False
-        for found in self.registers.touching(bar, offset, size):
+        for at, found in self.registers.touching(bar, offset, size):
             if found.access == "r":
                 continue
-            shift = 8 * (found.offset - offset)
+            shift = 8 * (at - offset)
             bits = (1 << 8 * size) - 1
             part, written = (value >> shift, bits >> shift) if shift >= 0 else (value << -shift, bits << -shift)
             found.write(self, part & found.full, written & found.full)
             taken = True
         if not taken:
             self.bad_access("write", bar, offset, size)
+
+    def get_register(self, name: str) -> int:
+        """Read a register by its name, as a guest would."""
+        register = self.registers.by_name[name]
+        return self.read(*self.registers.place(register), register.width)
+
+    def set_register(self, name: str, value: int) -> None:
+        """Write a register by its name, as a guest would."""
+        register = self.registers.by_name[name]
+        self.write(*self.registers.place(register), register.width, value)
+
+    def line(self, level: bool) -> None:
+        """Set the level of the device's wire."""
+        self.machine.line(level)
 
     def bad_access(self, what: str, bar: int, offset: int, size: int) -> None:
         """Count an access that had to be ignored."""

@@ -85,7 +85,7 @@ class Registers1:
 
     def list(self) -> list[tuple[str, int, int, int, str, str]]:
         """Return what the device declares."""
-        return [(r.name, r.bar.index, r.offset, r.width, r.access, r.doc) for r in self._registers.all]
+        return [(r.name, *self._registers.place(r), r.width, r.access, r.doc) for r in self._registers.all]
 
     def read(self, name: str) -> int:
         """Return the stored value."""
@@ -99,11 +99,7 @@ class Registers1:
     async def write(self, name: str, value: int) -> None:
         """Write as the guest would."""
         self.read(name)
-        register = self._registers.by_name[name]
-        device = self._loop.device
-        await asyncio.wrap_future(
-            self._loop.call(lambda: device.write(register.bar.index, register.offset, register.width, value))
-        )
+        await asyncio.wrap_future(self._loop.call(lambda: self._loop.device.set_register(name, value)))
 
     @property
     def values(self) -> dict[str, int]:

@@ -35,6 +35,8 @@ class Program:
     open: Callable[[argparse.Namespace], Device]
     """Turn the arguments into a device; raises ``ConfigError`` or ``HostError`` before anything is served."""
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    transports: tuple[str, ...] = ("pci",)
+    """What it can be served over, the default first; more than one makes ``--transport`` an option."""
     capabilities: dict[str, Any] = field(default_factory=dict)
     """Beside ``type``, as in QEMU's vhost-user back ends: ``features``."""
     poke: Callable[[Device], Commands] | None = None
@@ -56,6 +58,12 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     )
     parser.add_argument("--bus", metavar="ADDRESS", help="join the machine on this D-Bus (see `orchestrator env`)")
     parser.add_argument("--id", metavar="ID", help="name of the device in the machine; needed with --bus")
+    parser.add_argument(
+        "--transport",
+        choices=program.transports,
+        default=program.transports[0],
+        help=f"what the device is connected to (default: {program.transports[0]})",
+    )
     parser.add_argument("--poke", action="store_true", help="prompt to read and write registers, with no machine")
     parser.add_argument("--print-capabilities", action="store_true", help="print type and features as JSON, and exit")
     parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")

@@ -148,4 +148,4 @@ class PciDevice(Device):
         """Set the INTx line and the status bit that goes with it (PCI 3.0 §6.2.3)."""
         status = self.pci_status & ~STATUS_INTERRUPT
         self.pci_status = status | (STATUS_INTERRUPT if level else 0)
-        self.machine.line(level)
+        super().line(level)

@@ -49,18 +49,17 @@ class Prompt:
         }
 
     def _registers(self, _words: list[str]) -> str:
-        return "\n".join(
-            f"{r.bar.index}:{r.offset:#06x} {r.width} {r.access:4} {r.name:26} {getattr(self.device, r.name):#x}"
-            for r in self.device.registers.all
-        )
+        lines = []
+        for r in self.device.registers.all:
+            bar, offset = self.device.registers.place(r)
+            lines.append(f"{bar}:{offset:#06x} {r.width} {r.access:4} {r.name:26} {getattr(self.device, r.name):#x}")
+        return "\n".join(lines)
 
     def _get(self, words: list[str]) -> str:
-        register = self.device.registers.by_name[words[0]]
-        return f"{self.device.read(register.bar.index, register.offset, register.width):#x}"
+        return f"{self.device.get_register(words[0]):#x}"
 
     def _set(self, words: list[str]) -> str:
-        register = self.device.registers.by_name[words[0]]
-        self.device.write(register.bar.index, register.offset, register.width, _number(words[1]))
+        self.device.set_register(words[0], _number(words[1]))
         settle(self.device)
         return ""
 

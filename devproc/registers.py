@@ -8,8 +8,9 @@ plain storage is stored by ``cpu_proc`` itself. A register has no copy in the pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from protocol.layout import CONFIG_BAR, CONFIG_SIZE, ReadKind, WriteKind, kind
@@ -68,12 +69,25 @@ class Window:
 CONFIG = Bar(CONFIG_SIZE, index=CONFIG_BAR)
 
 
+class Part(Bar):
+    """Registers whose place a transport decides: it says so with an attribute ``places`` (a part → its window)."""
+
+    def __init__(self, size: int, *, index: int) -> None:
+        self.size = size
+        self.bits64 = self.prefetchable = False
+        self._index = index
+
+
+Parts = Mapping[Part, Window]
+
+
 class Register:
     """A register of 1, 2, 4 or 8 bytes at ``offset`` in a BAR, or in a window of one.
 
     ``access`` is ``r``, ``rw``, ``w`` or ``rw1c`` (write one to clear). ``mask`` has the bits a write reaches.
     ``shadow=True`` insists that reads are free of side effects. With ``store=False`` the write hook decides alone what
-    is kept; otherwise the new value is in the page before the hook runs.
+    is kept; otherwise the new value is in the page before the hook runs. ``sync=True`` holds the hart until a write
+    has had its effect. A store to a ``doorbell`` register rings the doorbell whose number it carries.
     """
 
     def __init__(
@@ -87,6 +101,8 @@ class Register:
         reset: int = 0,
         shadow: bool = False,
         store: bool = True,
+        sync: bool = False,
+        doorbell: bool = False,
         doc: str = "",
     ) -> None:
         window = where if isinstance(where, Window) else Window(where, 0, where.size)
@@ -103,6 +119,8 @@ class Register:
         self.reset = reset & self.full
         self.shadow = shadow
         self.keep = store
+        self.sync = sync
+        self.is_doorbell = doorbell
         self.doc = doc
         self.name = ""
         self.read_hook: str | None = None
@@ -154,6 +172,10 @@ class Register:
         """What ``cpu_proc`` does with a store; only configuration space has write masks."""
         if self.access == "r":
             return WriteKind.DROP
+        if self.is_doorbell:
+            return WriteKind.DOORBELL
+        if self.sync:
+            return WriteKind.SYNC
         plain = self.access != "rw1c" and self.write_hook is None
         if plain and (self.mask == self.full or self.bar is CONFIG):
             return WriteKind.STORE
@@ -179,18 +201,21 @@ class Register:
 class RegisterMap:
     """All registers of a device class, by place and by name."""
 
-    def __init__(self, registers: Iterable[Register]) -> None:
-        """Collect them.
+    def __init__(self, registers: Iterable[Register], parts: Parts | None = None) -> None:
+        """Collect them; ``parts`` says where the transport has the registers of a part.
 
         Raises:
             TypeError: two overlap.
         """
-        self.all = sorted(registers, key=lambda r: (r.bar.index, r.offset))
-        for low, high in zip(self.all, self.all[1:], strict=False):
-            if low.bar is high.bar and low.offset + low.width > high.offset:
+        self._parts = parts or {}
+        found = sorted(((*self.place(r), r) for r in registers), key=lambda entry: entry[:2])
+        for (bar, offset, low), (other, start, high) in pairwise(found):
+            if bar == other and offset + low.width > start:
                 raise TypeError(f"registers {low.name} and {high.name} overlap")
+        self._found = found
+        self.all = [register for _, _, register in found]
         self.by_name = {r.name: r for r in self.all}
-        self._exact = {(r.bar.index, r.offset, r.width): r for r in self.all}
+        self._exact = {(bar, offset, r.width): r for bar, offset, r in found}
 
     @classmethod
     def of(cls, owner: type) -> RegisterMap:
@@ -202,22 +227,35 @@ class RegisterMap:
                     found[name] = value
                 else:
                     found.pop(name, None)
-        return cls(found.values())
+        return cls(found.values(), getattr(owner, "places", None))
+
+    def place(self, register: Register) -> tuple[int, int]:
+        """Return the number of the BAR where a register is, and its offset there."""
+        window = self._parts.get(register.bar) if isinstance(register.bar, Part) else None
+        if window is None:
+            return register.bar.index, register.offset
+        return window.bar.index, window.base + register.offset
+
+    def images(self, images: Mapping[int, int]) -> dict[int, int]:
+        """Return where the image of each part is, given those of the BARs."""
+        return {part.index: images[window.bar.index] + window.base for part, window in self._parts.items()}
 
     def at(self, bar: int, offset: int, size: int) -> Register | None:
         """Return the register that lies exactly there."""
         return self._exact.get((bar, offset, size))
 
-    def touching(self, bar: int, offset: int, size: int) -> list[Register]:
-        """Return the registers with a byte in the range."""
-        return [r for r in self.all if r.bar.index == bar and r.offset < offset + size and offset < r.offset + r.width]
+    def touching(self, bar: int, offset: int, size: int) -> list[tuple[int, Register]]:
+        """Return the registers with a byte in the range, each with its offset."""
+        return [
+            (at, r) for index, at, r in self._found if index == bar and at < offset + size and offset < at + r.width
+        ]
 
     def kinds(self, bar: Bar) -> bytearray:
         """Return the kind bytes of a BAR; where nothing is declared, configuration space reads from the page."""
         nothing = ReadKind.PAGE if bar is CONFIG else ReadKind.ZERO
         kinds = bytearray([kind(nothing, WriteKind.DROP)]) * bar.size
-        for register in self.all:
-            if register.bar is bar:
+        for index, offset, register in self._found:
+            if index == bar.index:
                 byte = kind(register.read_kind, register.write_kind)
-                kinds[register.offset : register.offset + register.width] = bytes([byte]) * register.width
+                kinds[offset : offset + register.width] = bytes([byte]) * register.width
         return kinds

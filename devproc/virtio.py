@@ -2,13 +2,19 @@
 
 A device declares ``device_type``, ``features``, its queues and its config space (registers in ``device_config``), and
 has one handler, ``request``, that gets a parsed chain. Negotiation, queues and interrupts are in
-``devproc.virtio_transport``; nothing of it concerns a device.
+``devproc.virtio_transport``, registers in ``virtio_pci`` and ``virtio_mmio``; nothing of it concerns a device, which
+is served ``over`` either.
 """
 
 from __future__ import annotations
 
-from devproc.virtio_spec import NOTIFY_MULTIPLIER, Status
-from devproc.virtio_transport import NOTIFY, VirtioTransport
+import functools
+from typing import Self
+
+from devproc.virtio_mmio import VirtioMmio
+from devproc.virtio_pci import VirtioPci
+from devproc.virtio_spec import Status
+from devproc.virtio_transport import VirtioTransport
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.errors import VersionMismatch
 
@@ -16,8 +22,18 @@ _BUDGET = 64  # requests served before the loop looks at the link again
 _BATCH = 16  # used entries gathered before the guest sees them
 
 
+TRANSPORTS: dict[str, type[VirtioTransport]] = {"pci": VirtioPci, "mmio": VirtioMmio}
+
+
 class VirtioDevice(VirtioTransport):
     """Base of virtio devices."""
+
+    @classmethod
+    @functools.cache
+    def over(cls, transport: str) -> type[Self]:
+        """Return the class of this device over ``pci`` or ``mmio``."""
+        body = {"__doc__": cls.__doc__, "__module__": cls.__module__}
+        return type(f"{cls.__name__}Over{transport.capitalize()}", (cls, TRANSPORTS[transport]), body)
 
     # life cycle
 
@@ -28,8 +44,7 @@ class VirtioDevice(VirtioTransport):
         super().power_on()
         self.state.version = self.state_version
         self.state.queue_count = self.queue_count
-        self.num_queues = self.queue_count
-        self._reset_transport()
+        self.reset_all()
 
     def recover(self) -> None:
         """Take over a predecessor's queues; replay is due, and both kinds of interrupt are raised once."""
@@ -42,12 +57,12 @@ class VirtioDevice(VirtioTransport):
                 queue = self._make_queue(index)
                 self.counters["replayed"] += queue.recover()
         self._show_features()
-        self._show_queue()
+        self.show_queue()
         self._running = bool(self.device_status & Status.DRIVER_OK)
         if self._running:
-            self._notify_config()
+            self.notify_config()
             for queue in self.queues.values():
-                self._notify(queue)
+                self.notify(queue)
 
     def resume(self) -> None:
         """Go on, and look at every queue: its doorbell may have rung meanwhile."""
@@ -88,7 +103,7 @@ class VirtioDevice(VirtioTransport):
     def publish(self, queue: Virtqueue) -> None:
         """Show what was finished, and interrupt the guest if it wants that."""
         if queue.publish():
-            self._notify(queue)
+            self.notify(queue)
 
     def doorbell(self, index: int) -> bool:
         """Serve a queue until it is empty, or for so long that the link deserves a look."""
@@ -111,28 +126,3 @@ class VirtioDevice(VirtioTransport):
                 return False
         self.publish(queue)
         return True
-
-    # the access window in configuration space (virtio 1.2 §4.1.4.9)
-
-    def _window(self) -> tuple[int, int] | None:
-        offset, size = self.pci_cfg_offset, self.pci_cfg_length
-        if self.pci_cfg_bar != 4 or size not in (1, 2, 4) or offset % size or offset + size > self.bar4.size:
-            self.guest_error("bad_accesses", f"window to bar={self.pci_cfg_bar} offset={offset:#x} size={size}")
-            return None
-        return offset, size
-
-    @VirtioTransport.pci_cfg_data.on_read
-    def _read_window(self) -> int:
-        place = self._window()
-        return self.read(4, *place) if place else 0xFFFF_FFFF
-
-    @VirtioTransport.pci_cfg_data.on_write
-    def _write_window(self, value: int) -> None:
-        place = self._window()
-        if place is None:
-            return
-        offset, size = place
-        if offset >= NOTIFY:
-            self.pending.add((offset - NOTIFY) // NOTIFY_MULTIPLIER)
-        else:
-            self.write(4, offset, size, value & (1 << 8 * size) - 1)

@@ -35,6 +35,7 @@ class Device:
 
     id: str
     type: str
+    bus: str
     start: str
     restart: str
     args: tuple[str, ...]
@@ -333,8 +334,9 @@ class _Reader:
                 first = self._places.of("device", lines[device.id], "id")
                 raise self.error(where, f"{device.id!r} is taken", f"first used at {first}")
             lines[device.id] = index
-            if len(devices) == schema.SLOTS:
-                raise self.error(("device", index), f"no slot left: {schema.SLOTS} devices at most")
+            slots = len(schema.SLOTS[device.bus])
+            if sum(other.bus == device.bus for other in devices) == slots:
+                raise self.error(("device", index), f"no slot left: {slots} devices on {device.bus} at most")
             devices.append(device)
         return tuple(devices)
 
@@ -349,7 +351,7 @@ class _Reader:
             raise self.error((*path, "id"), f"{values['id']!r} is no device id", hint)
         if values["id"] in schema.RESERVED_IDS | set(schema.SINGLE_TABLES):
             raise self.error((*path, "id"), f"{values['id']!r} is the name of a part of every VM", "choose another")
-        fixed = {name: values.pop(name) for name in ("id", "type", "start", "restart", "args")}
+        fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args")}
         return Device(**fixed, options=tuple(values.items()))
 
     def _type(self, kind: str, where: tuple[str | int, ...]) -> None:

@@ -15,7 +15,6 @@ from orchestrator.config import Config, Device, Rows
 from protocol.names import Runtime
 
 BUS, CPU = "bus", "cpu"
-FIRST_SLOT = 1  # slot 0 is the host bridge
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Process:
     env: dict[str, str] = field(default_factory=dict)
     start: str = "auto"
     restart: str = "no"
-    slot: int | None = None
+    slot: str | None = None
+    """Of a device: its slot of PCI, or ``mmio0`` to ``mmio7``."""
 
     @property
     def command(self) -> str:
@@ -81,9 +81,9 @@ def make(
 ) -> Plan:
     """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger."""
     bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
+    free = {bus: iter(slots) for bus, slots in schema.SLOTS.items()}
     devices = tuple(
-        _device(config, device, FIRST_SLOT + index, runtime, debug=device.id in debug)
-        for index, device in enumerate(config.devices)
+        _device(config, device, next(free[device.bus]), runtime, debug=device.id in debug) for device in config.devices
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
     file = str(config.file) if config.file else None
@@ -159,7 +159,9 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
     python = _python(module, safe=known is not None)
     if debug:
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
-    argv = [*python, "--bus", runtime.bus_address, "--id", device.id, *_options(device), *device.args]
+    argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
+    argv += [f"--transport={device.bus}"] if device.bus != "pci" else []
+    argv += [*_options(device), *device.args]
     return Process(
         device.id,
         device.type,
@@ -169,7 +171,7 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         environment(),
         "attach" if debug else device.start,
         device.restart,
-        slot,
+        str(slot) if device.bus == "pci" else f"{device.bus}{slot}",
     )
 
 

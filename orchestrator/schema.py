@@ -12,7 +12,7 @@ from typing import Any
 from protocol.sizes import format_size
 
 SCHEMA_VERSION = 1
-SLOTS = 31  # devices on PCI bus 0: slot 0 is the host bridge
+SLOTS = {"pci": range(1, 32), "mmio": range(8)}  # slot 0 of PCI bus 0 is the host bridge
 
 MIB = 1 << 20
 MEMORY_LEAST = 32 * MIB
@@ -134,6 +134,14 @@ KEYS = (
         Kind.TEXT,
         "`virtio-blk`, or `python:MODULE` for your own device, run as `python -m MODULE` in the file's folder.",
         required=True,
+    ),
+    Key(
+        "device",
+        "bus",
+        Kind.TEXT,
+        "What the device is connected to: `mmio` is a slot of virtio-mmio, of which there are 8, for virtio devices.",
+        default="pci",
+        choices=("pci", "mmio"),
     ),
     Key(
         "device",

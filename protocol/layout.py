@@ -92,6 +92,7 @@ class WriteKind(IntEnum):
     STORE = 1  # plain storage: put it into the image under the write mask, if there is one
     DOORBELL = 2  # no value matters beyond which doorbell: wake the device
     DROP = 3  # read-only or nothing there
+    SYNC = 4  # send it to the device, and wait until the device has done it
 
 
 def kind(read: ReadKind, write: WriteKind) -> int:
@@ -108,7 +109,7 @@ _BAR_STRIDE = 0x20
 
 
 class DevicePage(Layout):
-    """All guest-visible state of one PCI function.
+    """All guest-visible state of one device: a PCI function, or a device of virtio-mmio, whose registers are BAR 0.
 
     ``0x0000`` header · ``0x1000`` config space image · ``0x2000`` its write mask · ``0x3000`` its kind bytes ·
     ``0x4000`` the device's own state (transport, queues, in-flight tables), then per BAR an image and kind bytes.
@@ -129,7 +130,7 @@ class DevicePage(Layout):
     epoch = Field(0x10, 8, "cpu", "incarnation of the device process, from 1")
     posted = Field(0x18, 8, "cpu", "posted writes sent to this device so far")
     processed = Field(0x20, 8, "device", "posted writes whose effect is in this page")
-    irq_base = Field(0x28, 4, "cpu", "source word of the INTx line; the MSI-X vectors follow it")
+    irq_base = Field(0x28, 4, "cpu", "source word of the wire; the MSI-X vectors follow it")
     irq_count = Field(0x2C, 4, "cpu", "source words of this device")
     msix_vectors = Field(0x30, 4, "device", "MSI-X vectors, 0 without the capability")
     msix_bar = Field(0x34, 4, "device", "BAR with table and PBA")
@@ -139,7 +140,9 @@ class DevicePage(Layout):
     doorbells = Field(0x44, 4, "device", "number of doorbells")
     doorbell_bar = Field(0x48, 4, "device", "BAR of the doorbell range")
     doorbell_offset = Field(0x4C, 4, "device", "offset of doorbell 0 in that BAR")
-    doorbell_stride = Field(0x50, 4, "device", "bytes from one doorbell to the next")
+    doorbell_stride = Field(
+        0x50, 4, "device", "bytes from one doorbell to the next; 0: one place, the value says which"
+    )
     reply_seq = Field(0x60, 8, "device", "the request whose answer is in reply_value; stored after it")
     reply_value = Field(0x68, 8, "device", "that answer; the same goes out as a Value or Done")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")

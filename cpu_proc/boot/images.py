@@ -119,6 +119,20 @@ def elf(data: bytes, what: str) -> Image:
     return Image(tuple(Segment(row[0], row[4], row[3]) for row in rows if row[3]), start)
 
 
+def unpacked(data: bytes, what: str) -> bytes:
+    """Return what is in a gzip file, or the data itself if it is none.
+
+    Raises:
+        ConfigError: the gzip file is broken.
+    """
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{what}: broken gzip file: {error}") from error
+
+
 def kernel(path: Path, firmware_end: int = 0) -> Image:
     """Return a kernel: 2 MiB into RAM, or where its header says; behind firmware if there is some.
 
@@ -128,12 +142,7 @@ def kernel(path: Path, firmware_end: int = 0) -> Image:
         ConfigError: it cannot be read, or is no RISC-V kernel.
     """
     what = f"kernel {path}"
-    data = read(path, "kernel")
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"{what}: broken gzip file: {error}") from error
+    data = unpacked(read(path, "kernel"), what)
     if is_elf(data):
         return elf(data, what)
     behind = (firmware_end + ALIGN - 1) & -ALIGN

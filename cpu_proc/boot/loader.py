@@ -7,14 +7,15 @@ device tree at the end of RAM; the initial RAM disk goes as high as it can below
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cpu_proc.boot import fdt, images, reset_vector
 from cpu_proc.boot.config import BootConfig, Load
 from cpu_proc.boot.fdt import Node, Tree, cells64
 from cpu_proc.boot.images import ALIGN, Image
 from cpu_proc.boot.placement import Placement
-from cpu_proc.memory_map import DRAM_BASE, FLASH
+from cpu_proc.memory_map import DRAM_BASE, FLASH, MROM
+from cpu_proc.platform import fw_cfg
 from protocol.errors import ConfigError
 
 _PAGE = 4096
@@ -27,11 +28,10 @@ Describe = Callable[[Span | None], Node]
 
 @dataclass(frozen=True)
 class Start:
-    """Where a hart begins: in M mode with ``info`` in a2, or in S mode behind the built-in firmware."""
+    """Where a hart begins: in M mode as after a reset, or in S mode behind the built-in firmware."""
 
     pc: int
     machine: bool
-    info: int = 0
 
 
 @dataclass
@@ -43,6 +43,8 @@ class Guest:
     tree_at: int = 0
     blob: bytes = b""
     rom: bytes = b""
+    items: dict[int, bytes] = field(default_factory=dict)
+    """What fw_cfg has for firmware that finds its kernel there, by key."""
     starts: dict[int, Start] = field(default_factory=dict)
     """Harts that begin elsewhere."""
 
@@ -61,29 +63,36 @@ def plan(boot: BootConfig, ram_size: int, harts: int, describe: Describe) -> Gue
     firmware = images.firmware(boot.firmware) if boot.firmware else None
     if firmware:
         _claim(placement, f"firmware {boot.firmware}", firmware)
-    kernel = images.kernel(boot.kernel, firmware.end if firmware else 0) if boot.kernel else None
+    items: dict[int, bytes] = {}
+    if boot.flash[0]:  # code in flash comes in the place of the kernel, and finds that in fw_cfg
+        items, boot = _for_flash(boot), replace(boot, kernel=None, initrd=None)
+        entry = FLASH.base
+        start = Start(firmware.entry if firmware else entry, bool(firmware) or not items)
+        kernel = None
+    else:
+        kernel = images.kernel(boot.kernel, firmware.end if firmware else 0) if boot.kernel else None
+        entry = kernel.entry if kernel else 0
+        start = Start(firmware.entry if firmware else entry or DRAM_BASE, bool(firmware) or not kernel)
     if kernel:
         _claim(placement, f"kernel {boot.kernel}", kernel)
-    guest = Guest(placement, _start(boot, firmware, kernel))
+    guest = Guest(placement, start, items=items)
     modules: list[tuple[str, Node]] = []
     for load in boot.loads:
         _load(guest, load, harts, modules)
     floor = max((image.end for image in (firmware, kernel) if image), default=DRAM_BASE)
     _tree(guest, boot, describe, modules, floor)
-    if guest.start.machine:
-        next_stage = kernel.entry if kernel else FLASH.base if boot.flash[0] else 0
-        guest.rom = reset_vector.content(guest.start.pc, guest.tree_at, next_stage)
+    if start.machine:
+        guest.rom = reset_vector.content(start.pc, guest.tree_at, entry)
+        guest.start = Start(MROM.base, True)
     return guest
 
 
-def _start(boot: BootConfig, firmware: Image | None, kernel: Image | None) -> Start:
-    if boot.flash[0] and (firmware or not kernel):
-        raise ConfigError(
-            f"flash0 {boot.flash[0]}: code in flash cannot be executed", hint="flash is for data; name a kernel too"
-        )
-    if firmware:
-        return Start(firmware.entry, True, reset_vector.INFO)
-    return Start(kernel.entry, False) if kernel else Start(DRAM_BASE, True, reset_vector.INFO)
+def _for_flash(boot: BootConfig) -> dict[int, bytes]:
+    """Return the kernel, its RAM disk and its command line as items of fw_cfg, where there is a kernel."""
+    if not boot.kernel:
+        return {}
+    kernel = images.unpacked(images.read(boot.kernel, "kernel"), f"kernel {boot.kernel}")
+    return fw_cfg.kernel_items(kernel, images.read(boot.initrd, "initrd") if boot.initrd else b"", boot.cmdline)
 
 
 def _claim(placement: Placement, name: str, image: Image) -> None:
@@ -115,8 +124,9 @@ def _load(guest: Guest, load: Load, harts: int, modules: list[tuple[str, Node]])
     if load.cpu is not None and entry is not None:
         if not 0 <= load.cpu < harts:
             raise ConfigError(f"{load.name}: there is no cpu {load.cpu}", hint=f"vm.cpus is {harts}")
-        if not DRAM_BASE <= entry < guest.placement.end or entry & 1:
-            raise ConfigError(f"{load.name}: cpu {load.cpu} cannot begin at {entry:#x}", hint="code is in RAM")
+        places = ((DRAM_BASE, guest.placement.end), (FLASH.base, FLASH.base + FLASH.size))
+        if not any(start <= entry < end for start, end in places) or entry & 1:
+            raise ConfigError(f"{load.name}: cpu {load.cpu} cannot begin at {entry:#x}", hint="code is in RAM or flash")
         guest.starts[load.cpu] = Start(entry, True)
 
 

@@ -93,6 +93,7 @@ def build(vm: Description) -> Node:
     else:
         imsic, wires = _aia(soc, controllers, handles, vm.machine_level)
     _peripherals(root, soc, wires, handles)
+    _virtio(soc, wires)
     _pcie(soc, vm, imsic, wires)
     root.child(f"fw-cfg@{mm.FW_CFG.base:x}", compatible="qemu,fw-cfg-mmio", reg=cells64(*mm.FW_CFG), dma_coherent=None)
     if vm.flash:
@@ -236,6 +237,19 @@ def _peripherals(root: Node, soc: Node, wires: _Wires, handles: _Handles) -> Non
         interrupts=wires.cells(mm.RTC_IRQ),
         interrupt_parent=wires.controller,
     )
+
+
+def _virtio(soc: Node, wires: _Wires) -> None:
+    """Add the slots of virtio-mmio, all of them: an empty one says so itself."""
+    for index in range(mm.VIRTIO_SLOTS):
+        place = mm.virtio_slot(index)
+        soc.child(
+            f"virtio_mmio@{place.base:x}",
+            compatible="virtio,mmio",
+            reg=cells64(*place),
+            interrupts=wires.cells(mm.VIRTIO_IRQ + index),
+            interrupt_parent=wires.controller,
+        )
 
 
 def _pcie(soc: Node, vm: Description, imsic: int | None, wires: _Wires) -> None:

@@ -91,17 +91,18 @@ def load_slow(S, va, size):
 
 @jit
 def load_split(S, va, size):
-    """Load across a page boundary byte by byte; both pages must be RAM."""
+    """Load across a page boundary byte by byte; both pages must be memory."""
     value = 0
     for i in range(size):
         pa = checked(S, va + i, 1, LOAD)
         if S[st.EXIT] != 0:
             S[st.TVAL] = va + i
             return 0
-        if not in_ram(S, pa, 1):
+        host = S[st.RAM_HOST] + pa - S[st.RAM_BASE] if in_ram(S, pa, 1) else plain_window(S, pa, 1)
+        if host == 0:
             fault(S, ACCESS_FAULT[LOAD], va + i)
             return 0
-        value |= load_u8(S[st.RAM_HOST] + pa - S[st.RAM_BASE]) << (8 * i)
+        value |= load_u8(host) << (8 * i)
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_LOADS):
         return 0
     bits = 64 - size * 8
@@ -159,12 +160,24 @@ def window_of(S, pa, size):
 
 
 @jit
+def plain_window(S, pa, size):
+    """Return the host address of memory other than RAM that holds ``[pa, pa+size)``: ROM or flash, or 0."""
+    row = window_of(S, pa, size)
+    if row and load_i64(row + st.W_KINDS * 8) == 0:
+        return load_i64(row + st.W_IMAGE * 8) + pa - load_i64(row + st.W_BASE * 8)
+    return 0
+
+
+@jit
 def device_load(S, va, pa, size):
     """Load from a device: out of its page where that is allowed, else by a stop for Python."""
     if S[st.MMIO_DONE] == st.MMIO_REFUSED:
         return fault(S, ACCESS_FAULT[LOAD], va)
     if S[st.MMIO_DONE]:
         return S[st.MMIO_VALUE]
+    plain = plain_window(S, pa, size)
+    if plain:
+        return peek(plain, size)
     if pa & (size - 1):
         return fault(S, ACCESS_FAULT[LOAD], va)
     row = window_of(S, pa, size)
@@ -202,6 +215,23 @@ def message(S, pa, identity):
 
 
 @jit
+def doorbell_of(row, offset, size, value):
+    """Return the number of the doorbell that a store rings, or a negative one.
+
+    Places tell doorbells apart (virtio 1.2 §4.1.4.4), or, with a stride of zero, the value stored (§4.2.2).
+    """
+    distance = offset - load_i64(row + st.W_DOORBELL_OFFSET * 8)
+    stride = load_i64(row + st.W_DOORBELL_STRIDE * 8)
+    if distance < 0:
+        return -1
+    if stride > 0:
+        return distance // stride
+    if distance > 0 or size != 4:
+        return -1
+    return value & 0xFFFFFFFF
+
+
+@jit
 def device_store(S, va, pa, size, value):
     """Store to a device: plain storage and doorbells here, everything else by a stop for Python."""
     if S[st.MMIO_DONE] == st.MMIO_REFUSED:
@@ -223,10 +253,9 @@ def device_store(S, va, pa, size, value):
                 poke(load_i64(row + st.W_IMAGE * 8) + offset, size, value)
                 return
             if write == 2:
-                bell = offset - load_i64(row + st.W_DOORBELL_OFFSET * 8)
-                stride = load_i64(row + st.W_DOORBELL_STRIDE * 8)
-                if stride > 0 and bell >= 0 and bell < stride * load_i64(row + st.W_DOORBELLS * 8):
-                    fd = load_i32(load_i64(row + st.W_DOORBELL_FDS * 8) + (bell // stride) * 4)
+                bell = doorbell_of(row, offset, size, value)
+                if bell >= 0 and bell < load_i64(row + st.W_DOORBELLS * 8):
+                    fd = load_i32(load_i64(row + st.W_DOORBELL_FDS * 8) + bell * 4)
                     call_3(S[st.WRITE_FUNCTION], fd, S[st.ONE_HOST], 8)
                     S[st.DOORBELLS] += 1
                     return

@@ -12,7 +12,7 @@ def csr_read() -> str:
     for row in CSRS:
         place = _place(row)
         body = f"return {row.read}(S{place and ', ' + place})" if row.read else f"return S[{_slot(row)}]"
-        rows.append((_numbers(row), [*_stateen(row), body]))
+        rows.append((_numbers(row), [*_reach(row), body]))
     return chain(rows, 1)
 
 
@@ -32,10 +32,14 @@ def _slot(row: Csr) -> str:
     return row.slot if row.count == 1 else f"{row.slot} + {_place(row)}"
 
 
-def _stateen(row: Csr) -> list[str]:
-    if not row.stateen:
-        return []
-    return [f"if S[PRIV] != 3 and S[MSTATEEN0] & {signed(row.stateen)} == 0:", "    return illegal(S)"]
+def _reach(row: Csr) -> list[str]:
+    """Return the tests without which the register is out of reach: whether it is there, and Smstateen's."""
+    lines = []
+    if row.needs:
+        lines += [f"if S[{row.needs}] == 0:", "    return illegal(S)"]
+    if row.stateen:
+        lines += [f"if S[PRIV] != 3 and S[MSTATEEN0] & {signed(row.stateen)} == 0:", "    return illegal(S)"]
+    return lines
 
 
 def csr_write() -> str:
@@ -50,5 +54,5 @@ def csr_write() -> str:
         else:
             mask, slot = signed(row.mask), _slot(row)
             body = [f"S[{slot}] = (S[{slot}] & {~mask}) | (value & {mask})", "return 0"]
-        rows.append((_numbers(row), _stateen(row) + body))
+        rows.append((_numbers(row), _reach(row) + body))
     return chain(rows, 1)

@@ -360,8 +360,6 @@ def read_indirect(S, select, file):
     """Read through siselect or miselect (AIA §2.1): priorities read as zero, the IMSIC's registers as they are."""
     if 0x30 <= select <= 0x3F and select & 1 == 0:
         return 0
-    if S[st.IMSIC_PRESENT] == 0:
-        return illegal(S)
     if select == 0x70:
         return S[file]
     if select == 0x72:
@@ -378,8 +376,6 @@ def read_indirect(S, select, file):
 def write_indirect(S, select, file, value):
     if 0x30 <= select <= 0x3F and select & 1 == 0:
         return 0
-    if S[st.IMSIC_PRESENT] == 0:
-        return illegal(S)
     if select == 0x70:
         S[file] = value & 1
     elif select == 0x72:

@@ -83,18 +83,18 @@ TLB_STORES = TLB_MODES * TLB_ENTRIES * 2
 TLB_FETCHES = 2 * TLB_MODES * TLB_ENTRIES * 2
 TLB_WORDS = 3 * TLB_MODES * TLB_ENTRIES * 2
 
-# One row per window of a remote function that compiled code may serve from its page
+# One row per window that compiled code may serve: of a remote device from its page, or of ROM or flash
 WINDOW_WORDS = 12
 (
     W_BASE,
     W_SIZE,
     W_IMAGE,
-    W_KINDS,
+    W_KINDS,  # 0: plain memory, which only reads; posted and processed do not matter then
     W_POSTED,
     W_PROCESSED,
     W_STORES,  # 1: stores and doorbells may be served too
     W_DOORBELL_OFFSET,
-    W_DOORBELL_STRIDE,
+    W_DOORBELL_STRIDE,  # 0: the value stored says which
     W_DOORBELLS,
     W_DOORBELL_FDS,
     W_CODE,  # 1: instructions may be fetched from the image

@@ -18,6 +18,7 @@ MSTATUS_MASK = 0x7E_79AA
 SSTATUS_MASK = 0xC_6122
 SSTATUS_VIEW = SSTATUS_MASK | 3 << 32 | -(1 << 63)
 S_INTERRUPTS = 0x222  # SSI, STI, SEI
+AIA = "IMSIC_PRESENT"  # what Smaia and Ssaia need
 MEDELEG_MASK = 0xB3FF
 ENVCFG_MASK = 0xF1  # FIOM CBIE CBCFE CBZE
 MENVCFG_MASK = ENVCFG_MASK | -(1 << 63) | 3 << 61  # STCE PBMTE ADUE
@@ -41,6 +42,8 @@ class Csr:
     first: int = 0
     stateen: int = 0
     """Bit of mstateen0 without which S and U modes have no access."""
+    needs: str = ""
+    """Slot of the state vector that says whether the hart has the register at all; zero makes it illegal."""
 
     def names(self) -> dict[str, int]:
         """Return the registers of the row: name and number."""
@@ -69,11 +72,11 @@ CSRS = (
     Csr("stval", 0x143, slot="STVAL", mask=ALL),
     Csr("sip", 0x144, read="read_sip", write="write_sip"),
     Csr("stimecmp", 0x14D, read="read_stimecmp", write="write_stimecmp"),
-    Csr("siselect", 0x150, slot="SISELECT", mask=0xFFF, stateen=STATEEN_CSRIND),
-    Csr("sireg", 0x151, read="read_sireg", write="write_sireg", stateen=STATEEN_CSRIND),
-    Csr("stopei", 0x15C, read="read_stopei", write="write_stopei", stateen=STATEEN_IMSIC),
+    Csr("siselect", 0x150, slot="SISELECT", mask=0xFFF, stateen=STATEEN_CSRIND, needs=AIA),
+    Csr("sireg", 0x151, read="read_sireg", write="write_sireg", stateen=STATEEN_CSRIND, needs=AIA),
+    Csr("stopei", 0x15C, read="read_stopei", write="write_stopei", stateen=STATEEN_IMSIC, needs=AIA),
     Csr("satp", 0x180, read="read_satp", write="write_satp"),
-    Csr("stopi", 0xDB0, read="read_stopi", stateen=STATEEN_AIA),
+    Csr("stopi", 0xDB0, read="read_stopi", stateen=STATEEN_AIA, needs=AIA),
     Csr("mvendorid", 0xF11, slot="MVENDORID"),
     Csr("marchid", 0xF12, slot="MARCHID"),
     Csr("mimpid", 0xF13, slot="MIMPID"),
@@ -86,8 +89,8 @@ CSRS = (
     Csr("mie", 0x304, slot="MIE", mask=0xAAA),
     Csr("mtvec", 0x305, slot="MTVEC", mask=~2),
     Csr("mcounteren", 0x306, slot="MCOUNTEREN", mask=COUNTERS),
-    Csr("mvien", 0x308, read="read_zero", write="write_nothing"),
-    Csr("mvip", 0x309, read="read_mvip", write="write_mip"),
+    Csr("mvien", 0x308, read="read_zero", write="write_nothing", needs=AIA),
+    Csr("mvip", 0x309, read="read_mvip", write="write_mip", needs=AIA),
     Csr("menvcfg", 0x30A, slot="MENVCFG", write="write_menvcfg"),
     Csr("mstateen0", 0x30C, slot="MSTATEEN0", mask=STATEEN0_MASK),
     Csr("mstateen", 0x30D, slot="MSTATEEN1", mask=-(1 << 63), count=3, first=1),
@@ -98,9 +101,9 @@ CSRS = (
     Csr("mcause", 0x342, slot="MCAUSE", mask=ALL),
     Csr("mtval", 0x343, slot="MTVAL", mask=ALL),
     Csr("mip", 0x344, read="read_mip", write="write_mip"),
-    Csr("miselect", 0x350, slot="MISELECT", mask=0xFFF),
-    Csr("mireg", 0x351, read="read_mireg", write="write_mireg"),
-    Csr("mtopei", 0x35C, read="read_mtopei", write="write_mtopei"),
+    Csr("miselect", 0x350, slot="MISELECT", mask=0xFFF, needs=AIA),
+    Csr("mireg", 0x351, read="read_mireg", write="write_mireg", needs=AIA),
+    Csr("mtopei", 0x35C, read="read_mtopei", write="write_mtopei", needs=AIA),
     Csr("pmpcfg0", 0x3A0, slot="PMPCFG0", write="write_pmpcfg0"),
     Csr("pmpcfg2", 0x3A2, slot="PMPCFG2", write="write_pmpcfg2"),
     Csr("pmpaddr", 0x3B0, slot="PMPADDR0", write="write_pmpaddr", count=16),
@@ -110,7 +113,7 @@ CSRS = (
     Csr("mcycle", 0xB00, read="read_mcycle", write="write_mcycle"),
     Csr("minstret", 0xB02, read="read_minstret", write="write_minstret"),
     Csr("mhpmcounter", 0xB03, read="read_nothing", write="write_none", count=29, first=3),
-    Csr("mtopi", 0xFB0, read="read_mtopi"),
+    Csr("mtopi", 0xFB0, read="read_mtopi", needs=AIA),
 )
 
 

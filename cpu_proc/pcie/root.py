@@ -25,7 +25,6 @@ _COMMAND = 0x04
 _PIN = 0x3D
 
 SetLine = Callable[[int, int], None]
-SetWindows = Callable[[list[list[int]]], None]
 
 
 class Root:
@@ -39,7 +38,7 @@ class Root:
         irq: IrqPage,
         apertures: list[mm.Region],
         set_line: SetLine,
-        set_windows: SetWindows,
+        rows_changed: Callable[[], None],
     ) -> None:
         """Decode memory in ``apertures`` only, wherever a guest points its BARs."""
         self.functions: dict[int, Function] = {}
@@ -47,7 +46,7 @@ class Root:
         self._irq = irq
         self._apertures = apertures
         self._set_line = set_line
-        self._set_windows = set_windows
+        self._rows_changed = rows_changed
         self._intx = [0] * 4
         self.lost_messages = 0  # sent to where no interrupt controller is
 
@@ -55,17 +54,17 @@ class Root:
         """Put ``function`` into its slot."""
         function.settle()
         self.functions[function.slot] = function
-        function.last_words = self._words(function)
-        self.update_windows()
+        function.last_words = function.words(self._irq)
+        self._rows_changed()
 
-    def update_windows(self) -> None:
-        """Tell the harts what they may serve from pages."""
+    def rows(self) -> list[list[int]]:
+        """Return what the harts may serve from pages."""
         rows = []
         for function in self.functions.values():
-            config, *bars = function.windows(mm.PCIE_ECAM.base + (function.slot << 15))
+            config, *bars = function.rows()
             rows.append(config)
             rows.extend(row for row in bars if self._in_aperture(row[W_BASE], row[W_SIZE]))
-        self._set_windows(rows)
+        return rows
 
     def _in_aperture(self, base: int, size: int) -> bool:
         return any(a.base <= base and base + size <= a.base + a.size for a in self._apertures)
@@ -86,7 +85,7 @@ class Root:
         bdf, register = offset >> 12, offset & 0xFFF
         function = self.functions.get(bdf >> 3) if bdf < 256 and not bdf & 7 else None
         if function and function.config_write(register, size, value):
-            self.update_windows()
+            self._rows_changed()
             self.deliver(function)
 
     # memory space
@@ -115,14 +114,10 @@ class Root:
 
     # interrupts
 
-    def _words(self, function: Function) -> list[int]:
-        first = IrqPage.WORDS >> 3
-        return self._irq.shared.u64[first + function.sources.start : first + function.sources.stop].tolist()
-
     def scan(self) -> None:
         """Look at every source word and deliver what changed."""
         for function in self.functions.values():
-            if self._words(function) != function.last_words:
+            if function.words(self._irq) != function.last_words:
                 self.deliver(function)
 
     def deliver(self, function: Function) -> None:
@@ -131,7 +126,7 @@ class Root:
         A vector is pending while its count differs from the count last delivered; several messages of a masked
         vector become one (PCI 3.0 §6.8.3.4).
         """
-        words = self._words(function)
+        words = function.words(self._irq)
         if not words:
             return
         self._intx_level(function, words[0])

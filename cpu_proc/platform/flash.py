@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from protocol.errors import ConfigError, HostError
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 BANK = 32 << 20
 SECTOR = 256 << 10
+_PART = 1 << 20
 BUFFER = 4096  # bytes of a buffered program, over both chips
 _CHIPS, _CHIP_BYTES = 2, 2
 _BUS = _CHIPS * _CHIP_BYTES
@@ -53,15 +56,6 @@ _TABLE = _cfi_table()
 class FlashFile:
     """The file behind a bank: locked against a second writer, read whole, written back where it changes."""
 
-    SAVED = (
-        "_mode",
-        "_command",
-        "_errors",
-        "_locked",
-        "_left",
-        "_buffer",
-    )
-
     def __init__(self, path: Path, what: str) -> None:
         """Open the file at ``path``, read-only where it cannot be written; ``what`` names it in messages.
 
@@ -89,12 +83,14 @@ class FlashFile:
             os.close(self._fd)
             raise
 
-    def read(self) -> bytearray:
-        """Return the content; what a file that was cut meanwhile lacks is erased."""
-        content = bytearray()
-        while len(content) < BANK and (part := os.pread(self._fd, BANK - len(content), len(content))):
-            content += part
-        return content + b"\xff" * (BANK - len(content))
+    def read(self, content: mmap.mmap) -> None:
+        """Fill ``content``; what a file that was cut meanwhile lacks is erased."""
+        at = 0
+        while at < BANK and (part := os.pread(self._fd, _PART, at)):
+            if any(part):  # a fresh mapping has zeros, which cost no memory
+                content[at : at + len(part)] = part
+            at += len(part)
+        content[at:] = b"\xff" * (BANK - at)
 
     def write(self, offset: int, data: bytes) -> bool:
         """Store ``data``; return whether the host took all of it."""
@@ -113,12 +109,28 @@ class FlashFile:
 
 
 class Flash:
-    """One bank over ``file``; without a file it is empty and forgets."""
+    """One bank over ``file``; without a file it is empty and forgets.
 
-    def __init__(self, file: FlashFile | None = None) -> None:
+    While it reads as memory, harts may load and fetch from ``content`` by themselves: ``readable`` says so, and
+    ``on_readable`` is called when that changes.
+    """
+
+    SAVED = ("_mode", "_command", "_errors", "_locked", "_left", "_buffer")
+
+    def __init__(self, file: FlashFile | None = None, on_readable: Callable[[], None] = lambda: None) -> None:
         self.file = file
-        self.content = file.read() if file else bytearray(b"\xff") * BANK
+        self.content = mmap.mmap(-1, BANK)
+        if file:
+            file.read(self.content)
+        else:
+            self.content[:] = b"\xff" * BANK
+        self._on_readable = on_readable
         self.reset()
+
+    @property
+    def readable(self) -> bool:
+        """Whether a load finds the array."""
+        return self._mode == READ_ARRAY
 
     def reset(self) -> None:
         """Return to power-on state: reads the array, nothing locked."""
@@ -153,9 +165,15 @@ class Flash:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Take one cycle of a command; a store of eight bytes is two cycles."""
+        before = self.readable
+        self._cycle(offset, size, value)
+        if self.readable != before:
+            self._on_readable()
+
+    def _cycle(self, offset: int, size: int, value: int) -> None:
         if size > _BUS:
-            self.write(offset, _BUS, value & 0xFFFF_FFFF)
-            self.write(offset + _BUS, size - _BUS, value >> 8 * _BUS)
+            self._cycle(offset, _BUS, value & 0xFFFF_FFFF)
+            self._cycle(offset + _BUS, size - _BUS, value >> 8 * _BUS)
         elif self._command:
             self._continue(offset, size, value)
         else:

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 DATA, SELECTOR, DMA = 0, 8, 16
 SIGNATURE, ID, UUID, RAM_SIZE, NOGRAPHIC, NB_CPUS = 0x00, 0x01, 0x02, 0x03, 0x04, 0x05
+KERNEL_SIZE, INITRD_SIZE, KERNEL_DATA, INITRD_DATA, CMDLINE_SIZE, CMDLINE_DATA = 0x08, 0x0B, 0x11, 0x12, 0x14, 0x15
 BOOT_MENU, MAX_CPUS, FILE_DIRECTORY, FILE_FIRST = 0x0E, 0x0F, 0x19, 0x20
 ID_TRADITIONAL, ID_DMA = 1, 2
 ERROR, READ, SKIP, SELECT, WRITE = 1, 2, 4, 8, 16  # of a DMA command
@@ -34,6 +35,15 @@ def standard_items(harts: int, ram_size: int) -> dict[int, bytes]:
         BOOT_MENU: struct.pack("<H", 0),
         MAX_CPUS: struct.pack("<H", harts),
     }
+
+
+def kernel_items(kernel: bytes, initrd: bytes, cmdline: str) -> dict[int, bytes]:
+    """Return what firmware in flash boots: the files, each with its size, and a text that ends with a zero."""
+    text = cmdline.encode() + b"\0"
+    found = {KERNEL_SIZE: struct.pack("<I", len(kernel)), KERNEL_DATA: kernel}
+    if initrd:
+        found |= {INITRD_SIZE: struct.pack("<I", len(initrd)), INITRD_DATA: initrd}
+    return found | {CMDLINE_SIZE: struct.pack("<I", len(text)), CMDLINE_DATA: text}
 
 
 def _directory(files: Mapping[str, bytes]) -> bytes:
@@ -69,6 +79,10 @@ class FwCfg:
         """Return to power-on state."""
         self._select(SIGNATURE)
         self._address = 0
+
+    def add(self, items: Mapping[int, bytes]) -> None:
+        """Add items by key, or replace them."""
+        self._items |= items
 
     def _select(self, key: int) -> None:
         self._item = self._items.get(key, b"")  # what is not there reads as zeros without end

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devproc.device import Device
 from devproc.host import Commands, Program, main
+from devproc.virtio import TRANSPORTS
 from devproc.virtio_blk.device import BlockDevice, Config, open_device
 from devproc.virtqueue import QUEUE_MAX
 from protocol.errors import ConfigError
@@ -54,7 +55,7 @@ def configure(options: argparse.Namespace) -> Config:
 
 
 def _open(options: argparse.Namespace) -> BlockDevice:
-    return open_device(configure(options))
+    return open_device(configure(options), options.transport)
 
 
 def _poke(device: Device) -> Commands:
@@ -68,6 +69,7 @@ PROGRAM = Program(
     description="A virtio disk over a raw image.",
     open=_open,
     add_arguments=_add_arguments,
+    transports=tuple(TRANSPORTS),
     capabilities={"type": "block", "features": ["read-only", "blk-file"]},
     poke=_poke,
 )

@@ -315,10 +315,10 @@ class BlockDevice(VirtioDevice):
         self.image.close()
 
 
-def open_device(config: Config) -> BlockDevice:
-    """Open the image and return the device.
+def open_device(config: Config, transport: str = "pci") -> BlockDevice:
+    """Open the image and return the device over ``transport``.
 
     Raises:
         HostError: see ``Image``.
     """
-    return BlockDevice(config, Image(config.image, readonly=config.readonly, direct=config.direct))
+    return BlockDevice.over(transport)(config, Image(config.image, readonly=config.readonly, direct=config.direct))

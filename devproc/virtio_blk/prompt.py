@@ -13,6 +13,7 @@ from devproc.virtio_blk.device import BlockDevice, Type
 from devproc.virtio_spec import Feature, Status
 
 _QUEUE_SIZE = 4
+_OVER_MMIO = {"queue_size": "queue_num", "queue_enable": "queue_ready"}
 _ANSWERS = {0: "ok", 1: "i/o error", 2: "unsupported"}
 
 
@@ -44,8 +45,14 @@ class Disk:
         self._write("device_status", self.device.device_status | Status.DRIVER_OK)
 
     def _write(self, name: str, value: int) -> None:
-        register = self.device.registers.by_name[name]
-        self.device.write(register.bar.index, register.offset, register.width, value)
+        """Write a register, by the name it has over PCI."""
+        known = self.device.registers.by_name
+        name = name if name in known else _OVER_MMIO.get(name, name)
+        if name in known:
+            self.device.set_register(name, value)
+        elif f"{name}_low" in known:
+            self.device.set_register(f"{name}_low", value & 0xFFFF_FFFF)
+            self.device.set_register(f"{name}_high", value >> 32)
 
     def request(self, kind: Type, sector: int = 0, *, out: bytes = b"", size: int = 0) -> tuple[str, bytes]:
         """Do one request; return the answer in words, and the data."""

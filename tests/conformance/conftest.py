@@ -99,6 +99,12 @@ class DeviceProcess:
 Start = Callable[..., DeviceProcess]
 
 
+@pytest.fixture(params=["pci", "mmio"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Return what the device is connected to: each in its turn."""
+    return str(request.param)
+
+
 @pytest.fixture
 def start(bus_address: str, tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a device process; what still runs at the end is killed."""

@@ -216,15 +216,20 @@ class FakeCpu:
         if bar == CONFIG_BAR and WriteKind.POST not in found:
             kind = WriteKind.STORE  # under the write mask, which is 0 where nothing can be written
         else:
-            kind = WriteKind(found.pop()) if len(found) == 1 else WriteKind.POST
+            kind = WriteKind(found.pop()) if len(found) == 1 else WriteKind.POST  # SYNC comes with whole registers
         if kind is WriteKind.DROP:
             self.counters["dropped_writes"] += 1
         elif kind is WriteKind.DOORBELL:
-            self.ring((offset - self.page.doorbell_offset) // self.page.doorbell_stride)
+            stride = self.page.doorbell_stride
+            bell = (offset - self.page.doorbell_offset) // stride if stride else value
+            if bell < len(self._doorbells):
+                self.ring(bell)
         elif kind is WriteKind.STORE:
             self._store(bar, image, offset, value.to_bytes(size, "little"))
         else:
             self.post(bar, offset, size, value)
+            if kind is WriteKind.SYNC:
+                self.wait_processed()
 
     def _store(self, bar: int, image: int, offset: int, data: bytes) -> None:
         for index, byte in enumerate(data, offset):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import Start
-from tests.conformance.driver import IN, OUT, Driver, Request
+from tests.conformance.driver import DRIVERS, IN, OUT, Driver, Request
 from tests.conformance.fake_cpu import FakeCpu
 
 BLOCKS = 512
@@ -24,10 +24,12 @@ def wait_gone(cpu: FakeCpu) -> None:
     cpu._owners[cpu.bus_name] = ""
 
 
-def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(cpu: FakeCpu, start: Start, image: Path) -> None:
-    process = start("--image", str(image))
+def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(
+    cpu: FakeCpu, start: Start, image: Path, transport: str
+) -> None:
+    process = start("--image", str(image), "--transport", transport)
     cpu.attach()
-    driver = Driver(cpu, size=64)
+    driver = DRIVERS[transport](cpu, size=64)
     driver.probe()
     chance = random.Random(1)
     version = [0] * BLOCKS
@@ -64,7 +66,7 @@ def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(cpu: FakeCp
         fill()
         process.kill()
         wait_gone(cpu)
-        process = start("--image", str(image))
+        process = start("--image", str(image), "--transport", transport)
         assert cpu.attach() == {"version": 1, "epoch": kill + 2, "resumed": 1}
     while busy:
         completed += reap(10)
@@ -78,43 +80,43 @@ def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(cpu: FakeCp
     assert process.terminate() == 0
 
 
-def test_posted_writes_that_died_with_the_device_are_sent_again(cpu: FakeCpu, start: Start, image: Path) -> None:
-    process = start("--image", str(image))
+def test_posted_writes_that_died_with_the_device_are_sent_again(
+    cpu: FakeCpu, start: Start, image: Path, transport: str
+) -> None:
+    process = start("--image", str(image), "--transport", transport)
     cpu.attach()
-    driver = Driver(cpu)
+    driver = DRIVERS[transport](cpu)
     driver.probe()
     process.kill()
     wait_gone(cpu)
 
-    bar, base = driver.places[1]
-    cpu.post(bar, base + 0x16, 2, 0)
-    cpu.post(bar, base + 0x10, 2, 1)
+    for select in (0, 1):
+        cpu.post(*driver.place("device_feature_select"), select)
     request = driver.submit(IN, 4, 512)
     driver.kick()
-    start("--image", str(image))
+    start("--image", str(image), "--transport", transport)
     cpu.attach()
 
     assert driver.wait()[0][0] == request.head
-    assert driver.common(0x10, 2) == 1
+    assert driver.get("device_feature") & 1  # VERSION_1
 
 
-def test_reset_that_died_half_way_is_finished(cpu: FakeCpu, start: Start, image: Path) -> None:
-    process = start("--image", str(image))
+def test_reset_that_died_half_way_is_finished(cpu: FakeCpu, start: Start, image: Path, transport: str) -> None:
+    process = start("--image", str(image), "--transport", transport)
     cpu.attach()
-    driver = Driver(cpu)
+    driver = DRIVERS[transport](cpu)
     driver.probe()
     driver.submit(IN, 4, 512)
     process.kill()
     wait_gone(cpu)
-    bar, base = driver.places[1]
 
-    cpu.post(bar, base + 0x14, 1, 0)
+    cpu.post(*driver.place("status"), 0)
     driver.kick(always=True)
-    start("--image", str(image))
+    start("--image", str(image), "--transport", transport)
     cpu.attach()
 
     assert driver.status() == 0
-    again = Driver(cpu)
+    again = DRIVERS[transport](cpu)
     again.probe()
     assert again.do(IN, 6, 512)[0] == 0
 

@@ -14,18 +14,18 @@ from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 from protocol import messages
 from protocol.bus import BusError
 from tests.conformance.conftest import Start
-from tests.conformance.driver import IN, Driver
+from tests.conformance.driver import DRIVERS, IN, Driver, MmioDriver
 from tests.conformance.fake_cpu import DEVICE1, RAM_BASE, FakeCpu
 
 INDIRECT = Feature.RING_INDIRECT_DESC
 
 
 @pytest.fixture
-def driver(cpu: FakeCpu, start: Start, image: Path) -> Driver:
+def driver(cpu: FakeCpu, start: Start, image: Path, transport: str) -> Driver:
     """Return a driver whose disk is ready; its rings take direct and indirect descriptors."""
-    start("--image", str(image), "--log-level", "debug")
+    start("--image", str(image), "--log-level", "debug", "--transport", transport)
     cpu.attach()
-    driver = Driver(cpu, features=INDIRECT, size=16)
+    driver = DRIVERS[transport](cpu, features=INDIRECT, size=16)
     driver.probe()
     driver.queues[0].indirect = False
     return driver
@@ -43,7 +43,7 @@ def gave_up(driver: Driver) -> bool:
 
 def works_after_reset(driver: Driver) -> bool:
     """Probe again and read a sector."""
-    again = Driver(driver.cpu, features=INDIRECT, size=16)
+    again = type(driver)(driver.cpu, features=INDIRECT, size=16)
     again.probe()
     return again.do(IN, 3, 512) == (0, (3).to_bytes(4, "little") * 128)
 
@@ -126,11 +126,10 @@ def test_ring_outside_ram_or_misaligned(driver: Driver, gpa: int) -> None:
     driver.reset()
     driver.status(Status.ACKNOWLEDGE | Status.DRIVER)
     driver.negotiate()
-    driver.common(0x16, 2, 0)
-    for offset, address in ((0x20, gpa), (0x28, RAM_BASE + 1), (0x30, RAM_BASE + 2)):
-        driver.common(offset, 8, address)
+    driver.set("queue_select", 0)
+    driver.set_ring(gpa, RAM_BASE + 1, RAM_BASE + 2)
 
-    driver.common(0x1C, 2, 1)
+    driver.set("queue_ready", 1)
 
     assert gave_up(driver)
     assert works_after_reset(driver)
@@ -139,10 +138,11 @@ def test_ring_outside_ram_or_misaligned(driver: Driver, gpa: int) -> None:
 def test_registers_written_at_random(driver: Driver) -> None:
     chance = random.Random(5)
     cpu = driver.cpu
+    limits = {0: 0x1000} if isinstance(driver, MmioDriver) else {4: 0x4000, 7: 0x100, 1: 0x1000}
     for _ in range(1500):
         size = chance.choice((1, 2, 4, 8))
-        bar = chance.choice((4, 4, 4, 7, 1))
-        limit = {4: 0x4000, 7: 0x100, 1: 0x1000}[bar]
+        bar = chance.choice((0,) if 0 in limits else (4, 4, 4, 7, 1))
+        limit = limits[bar]
         offset = chance.randrange(0, 0x40 if chance.random() < 0.7 else limit - 8) & -size
         if chance.random() < 0.5:
             cpu.write(bar, offset, size, chance.getrandbits(8 * size))
@@ -165,7 +165,7 @@ def test_garbage_on_the_link_is_counted_and_answered(driver: Driver) -> None:
     cpu.link.socket.send(messages.encode(messages.Barrier(cpu.epoch, 5, "nonsense")))
 
     assert driver.do(IN, 1, 512)[0] == 0
-    assert cpu.ask(4, 0x14, 1) == driver.status()
+    assert cpu.ask(*driver.place("status")) == driver.status()
     counters = cpu.get("Counters")
     assert counters["link_malformed"] == len(garbage)
     assert counters["link_stale"] == 1
@@ -175,7 +175,8 @@ def test_garbage_on_the_link_is_counted_and_answered(driver: Driver) -> None:
 def test_reads_and_writes_outside_the_bars_are_values(driver: Driver) -> None:
     cpu = driver.cpu
     before = cpu.page.bad_accesses
-    assert cpu.ask(4, 0x3FFF, 4) == 0xFFFF_FFFF
+    bar, _, _ = driver.place("status")
+    assert cpu.ask(bar, 0x3FFF, 4) == 0xFFFF_FFFF
     assert cpu.ask(3, 0, 8) == (1 << 64) - 1
     cpu.post(5, 0x100, 4, 1)
     cpu.wait_processed()

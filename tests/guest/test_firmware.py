@@ -62,6 +62,7 @@ def test_the_embedded_guest_finds_the_machine_it_was_promised(
     assert "4 functions, 3 devices exercised" in said
     assert f"implementation={1 if firmware else 1651864438} " in said
     assert ("OpenSBI v" in said) is bool(firmware)
+    assert ("aia" in "".join(re.findall("Boot HART ISA Ext.*", said))) is (bool(firmware) and interrupts == "aia")
 
 
 def test_the_users_own_device_tree_is_the_guests(cli: Cli) -> None:
@@ -91,6 +92,7 @@ cmdline = "console=ttyS0 root=/dev/vda ro init=/bin/sh"
 [[device]]
 id = "disk0"
 type = "virtio-blk"
+bus = "{bus}"
 image = "{image}/root.ext4"
 readonly = true
 """
@@ -107,20 +109,30 @@ def shell(guest: Guest) -> None:
 @pytest.mark.boot
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("interrupts", "firmware", "disk", "implementation", "cpus"),
+    ("interrupts", "firmware", "bus", "disk", "implementation", "cpus"),
     [
-        ("plic", None, r"SiFive PLIC +33 .*virtio0", "0x62757376", 4),
-        ("plic", "fw_dynamic.elf", r"SiFive PLIC +33 .*virtio0", "0x1", 4),
-        ("aia", "fw_dynamic.bin", r"PCI-MSIX-0000:00:01.0 .*virtio0-req", "0x1", 1),
+        ("plic", None, "pci", r"SiFive PLIC +33 .*virtio0", "0x62757376", 4),
+        ("plic", "fw_dynamic.elf", "pci", r"SiFive PLIC +33 .*virtio0", "0x1", 4),
+        ("aia", "fw_dynamic.bin", "pci", r"PCI-MSIX-0000:00:01.0 .*virtio0-req", "0x1", 1),
+        ("plic", None, "mmio", r"SiFive PLIC +1 .*virtio0", "0x62757376", 2),
+        ("aia", None, "mmio", r"APLIC-MSI-d000000\S* +1 .*virtio0", "0x62757376", 1),
     ],
 )
 def test_debian_mounts_its_disk(
-    debian: Path, tmp_path: Path, interrupts: str, firmware: str | None, disk: str, implementation: str, cpus: int
+    debian: Path,
+    tmp_path: Path,
+    interrupts: str,
+    firmware: str | None,
+    bus: str,
+    disk: str,
+    implementation: str,
+    cpus: int,
 ) -> None:
     more = f'firmware = "{installed(OPENSBI / firmware, "opensbi")}"\n' if firmware else ""
     more += '[[fw-cfg]]\nname = "opt/org.example/key"\nstring = "a value, with a comma"\n'
-    name = f"debian-{interrupts}-{'opensbi' if firmware else 'builtin'}"
-    with up(tmp_path, LINUX.format(name=name, interrupts=interrupts, image=debian, more=more, cpus=cpus)) as guest:
+    name = f"debian-{interrupts}-{bus}-{'opensbi' if firmware else 'builtin'}"
+    text = LINUX.format(name=name, interrupts=interrupts, bus=bus, image=debian, more=more, cpus=cpus)
+    with up(tmp_path, text) as guest:
         shell(guest)
         found = guest.run("cat /proc/interrupts")
         counted = re.search(rf":((?: +\d+)+) +{disk}", found)

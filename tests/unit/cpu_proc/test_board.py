@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,28 @@ from cpu_proc.platform import aia, plic
 from cpu_proc.platform.flash import BANK
 from protocol.errors import ConfigError
 from protocol.memory import GuestMemory
-from tests.unit.cpu_proc.harness import RAM, Bench
+from tests.unit.cpu_proc.harness import BUDGET, MMIO, RAM, Bench, load, store
 
-_WIRING = Wiring(lambda data: None, lambda status: None, lambda: None, lambda rows: None)
+
+def wiring(bench: Bench) -> Wiring:
+    """Return the wiring of a board around the bench's hart, which nothing else listens to."""
+
+    def set_windows(rows: list[list[int]]) -> None:
+        bench.hart.set_windows(rows)
+
+    return Wiring(lambda data: None, lambda status: None, lambda: None, set_windows)
 
 
 def board(bench: Bench, fitting: Fitting) -> Board:
     """Return a board around the bench's hart."""
-    return Board([bench.hart], GuestMemory(bench.ram, RAM), bench.irq, bench.clock, _WIRING, fitting)
+    return Board([bench.hart], GuestMemory(bench.ram, RAM), bench.irq, bench.clock, wiring(bench), fitting)
+
+
+@pytest.fixture(autouse=True)
+def no_windows(bench: Bench) -> Iterator[None]:
+    """Take the board's memory away from the hart, which outlives it."""
+    yield
+    bench.hart.set_windows([])
 
 
 def ring(board: Board) -> None:
@@ -70,6 +85,64 @@ def test_flash_is_there_when_a_file_is(bench: Bench, tmp_path: Path) -> None:
     assert fitted.space.read(mm.FLASH.base, 4) == 0xFFFF_FFFF
     assert fitted.space.read(mm.FLASH.base + BANK, 4) == 0
     fitted.close()
+
+
+@pytest.fixture
+def flash(bench: Bench, tmp_path: Path) -> Iterator[Board]:
+    """Return a board with code in the first bank: a0 = the word at its own start, then a jump to itself."""
+    path = tmp_path / "flash0"
+    code = [0x0000_0517, 0x0005_2503, 0x0000_006F]  # auipc a0, 0; lw a0, 0(a0); j .
+    with path.open("wb") as file:
+        file.write(b"".join(word.to_bytes(4, "little") for word in code))
+        file.truncate(BANK)
+    fitted = board(bench, Fitting(flash=(path, None)))
+    bench.hart["MTVEC"] = RAM
+    yield fitted
+    fitted.close()
+
+
+def test_code_in_flash_runs_where_it_is(bench: Bench, flash: Board) -> None:
+    bench["PC"] = mm.FLASH.base
+    bench["BUDGET"] = 5
+    assert bench.hart.run() == BUDGET
+    assert (bench.x(10), bench["PC"], bench["MCAUSE"]) == (0x0000_0517, mm.FLASH.base + 8, 0)
+    assert bench.hart.exits["mmio"] == 0
+
+
+def test_flash_that_answers_a_command_is_neither_read_nor_executed(bench: Bench, flash: Board) -> None:
+    flash.space.write(mm.FLASH.base, 4, 0x0070_0070)
+    bench["PC"] = mm.FLASH.base
+    bench["BUDGET"] = 1
+    bench.hart.run()
+    assert (bench["MCAUSE"], bench["MEPC"]) == (1, mm.FLASH.base)  # instruction access fault
+    bench.set_x(5, mm.FLASH.base)
+    assert bench.run([load("w", 6, 5)]) == MMIO
+    bench["MMIO_DONE"] = bench["MCAUSE"] = 0
+    flash.space.write(mm.FLASH.base, 4, 0x00FF_00FF)
+    assert bench.run([load("w", 6, 5)], count=1) == BUDGET
+    assert bench.x(6) == 0x0000_0517
+
+
+def test_what_is_programmed_is_executed(bench: Bench, flash: Board) -> None:
+    for value in (0x0040_0040, 0x0010_0513, 0x00FF_00FF):  # li a0, 1
+        flash.space.write(mm.FLASH.base, 4, value)
+    bench["PC"] = mm.FLASH.base
+    bench["BUDGET"] = 1
+    bench.hart.run()
+    assert bench.x(10) == 1
+
+
+def test_stores_to_flash_and_rom_come_to_python(bench: Bench, flash: Board) -> None:
+    for base in (mm.FLASH.base, mm.MROM.base):
+        bench.set_x(5, base)
+        assert bench.run([store("w", 0, 5)]) == MMIO
+        bench["MMIO_DONE"] = 0
+
+
+def test_a_bank_is_saved_with_its_command(flash: Board) -> None:
+    (bank,) = flash.flash[:1]
+    flash.space.write(mm.FLASH.base, 4, 0x0020_0020)
+    assert [getattr(bank, name) for name in bank.SAVED][:2] == [0x70, 0x20]
 
 
 def test_fw_cfg_has_the_users_files(bench: Bench, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_bad_input_is_named_with_line_key_and_hint(text: str, message: str, hint
 def test_more_devices_than_slots() -> None:
     text = "".join(DISK.replace("disk0", f"disk{index}") for index in range(32))
 
-    with pytest.raises(ConfigError, match=r"vm\.toml:125: device: no slot left: 31 devices at most"):
+    with pytest.raises(ConfigError, match=r"vm\.toml:125: device: no slot left: 31 devices on pci at most"):
         load(text)
 
 

@@ -43,7 +43,7 @@ def test_devices_get_slots_in_order_and_options_from_their_keys(tmp_path: Path) 
     )
 
     disk, mine = found.devices
-    assert (disk.slot, mine.slot) == (1, 2)
+    assert (disk.slot, mine.slot) == ("1", "2")
     assert disk.argv[1:4] == ("-P", "-m", "devproc.virtio_blk")
     assert disk.argv[-3:] == (f"--image={tmp_path}/disk.img", "--readonly", "--serial=s")
     assert mine.argv[1:3] == ("-m", "mydevice")

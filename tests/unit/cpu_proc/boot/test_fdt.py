@@ -186,6 +186,8 @@ SAME = {
         "compatible", "device_type", "reg", "bus-range", "linux,pci-domain", "dma-coherent", "ranges",
         "#address-cells", "#size-cells", "#interrupt-cells", "interrupt-map-mask",
     ),
+    "/soc/virtio_mmio@10001000": ("compatible", "reg"),
+    "/soc/virtio_mmio@10008000": ("compatible", "reg"),
     "/poweroff": ("compatible", "offset", "value"),
     "/reboot": ("compatible", "offset", "value"),
 }  # fmt: skip
@@ -222,7 +224,8 @@ def test_controllers_say_what_qemus_say(tmp_path: Path) -> None:
         "/fw-cfg@10100000": ("compatible", "reg", "dma-coherent"),
     }.items():
         assert {name: ours[node][name] for name in names} == {name: theirs[node][name] for name in names}
-    assert ours["/soc/serial@10000000"]["interrupts"] == theirs["/soc/serial@10000000"]["interrupts"]
+    for node in ("serial@10000000", "virtio_mmio@10001000", "virtio_mmio@10008000"):
+        assert ours[f"/soc/{node}"]["interrupts"] == theirs[f"/soc/{node}"]["interrupts"]
     assert "msi-parent" not in ours["/soc/pci@30000000"]
     assert "aia" not in ours["/cpus/cpu@0"]["riscv,isa"]
     ours, theirs = properties(tree(tmp_path, **FOR_FIRMWARE)[0]), properties(qemu_tree(tmp_path)[0])

@@ -11,7 +11,7 @@ from cpu_proc.boot import fdt, loader
 from cpu_proc.boot.config import BootConfig, Load
 from cpu_proc.boot.fdt import Node, Tree, cells64
 from cpu_proc.boot.loader import Guest, Span, Start
-from cpu_proc.boot.reset_vector import INFO
+from cpu_proc.memory_map import FLASH, MROM
 from protocol.errors import ConfigError
 from tests.unit.cpu_proc.boot.files import elf, image
 from tests.unit.cpu_proc.harness import RAM
@@ -63,7 +63,7 @@ def test_a_kernel_begins_in_s_mode_with_its_disk_below_the_tree(folder: Path) ->
 
 def test_firmware_begins_in_m_mode_and_gets_the_kernels_place(folder: Path) -> None:
     guest = plan(BootConfig(folder / "Image", firmware=folder / "fw.bin"))
-    assert guest.start_of(5) == Start(RAM, True, INFO)
+    assert guest.start_of(5) == Start(MROM.base, True)
     assert struct.unpack_from("<2Q", guest.rom, 24) == (RAM, guest.tree_at)
     assert struct.unpack_from("<3Q", guest.rom, 40)[2] == RAM + 0x20_0000
     room = next(r for r in guest.placement.ranges if r.name == "device tree")
@@ -72,13 +72,46 @@ def test_firmware_begins_in_m_mode_and_gets_the_kernels_place(folder: Path) -> N
 
 def test_firmware_alone_has_no_next_stage(folder: Path) -> None:
     guest = plan(BootConfig(None, firmware=folder / "prog.elf"))
-    assert guest.start.pc == RAM + 0x60_0004
+    assert struct.unpack_from("<Q", guest.rom, 24)[0] == RAM + 0x60_0004
     assert struct.unpack_from("<3Q", guest.rom, 40)[2] == 0
 
 
 def test_loads_without_kernel_begin_at_the_start_of_memory(folder: Path) -> None:
     guest = plan(BootConfig(None, loads=(Load("load 1 (foo.bin)", RAM, folder / "foo.bin"),)))
-    assert guest.start == Start(RAM, True, INFO)
+    assert guest.start == Start(MROM.base, True)
+    assert struct.unpack_from("<Q", guest.rom, 24)[0] == RAM
+
+
+def test_flash_alone_begins_in_m_mode_with_nothing_next(folder: Path) -> None:
+    guest = plan(BootConfig(None, flash=(folder / "flash", None)))
+    assert guest.start == Start(MROM.base, True)
+    assert struct.unpack_from("<2Q", guest.rom, 24) == (FLASH.base, guest.tree_at)
+    assert guest.items == {}
+
+
+@pytest.mark.parametrize("firmware", [None, "fw.bin"])
+def test_flash_comes_before_a_kernel_which_is_in_fw_cfg(folder: Path, firmware: str | None) -> None:
+    """As QEMU does with pflash0, whether firmware is its own or the user's."""
+    boot = BootConfig(
+        folder / "Image",
+        folder / "initrd",
+        "quiet",
+        firmware=folder / firmware if firmware else None,
+        flash=(folder / "flash", None),
+    )
+    guest = plan(boot)
+    if firmware:
+        assert struct.unpack_from("<Q", guest.rom, 24)[0] == RAM
+        assert struct.unpack_from("<3Q", guest.rom, 40)[2] == FLASH.base
+    else:
+        assert guest.start == Start(FLASH.base, False)
+    kernel, disk = (folder / "Image").read_bytes(), (folder / "initrd").read_bytes()
+    assert guest.items == {
+        0x08: struct.pack("<I", len(kernel)), 0x11: kernel,
+        0x0B: struct.pack("<I", len(disk)), 0x12: disk,
+        0x14: struct.pack("<I", 6), 0x15: b"quiet\0",
+    }  # fmt: skip
+    assert not {"kernel", "initrd"} & set(places(guest))
 
 
 def test_loads_set_where_harts_begin(folder: Path) -> None:
@@ -140,7 +173,6 @@ def test_an_own_tree_gets_command_line_and_disk(folder: Path) -> None:
         ({"dtb": Path("Image")}, "it begins with"),
         ({"firmware": Path("fw.bin"), "loads": (Load("load 1", RAM, value=1, size=1),)}, "overlaps firmware"),
         ({"initrd": Path("big")}, "do not fit into guest memory"),
-        ({"firmware": Path("fw.bin"), "flash": (Path("flash"), None)}, "flash0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_named(folder: Path, boot: dict[str, object], said: str) -> None:

@@ -329,10 +329,23 @@ def test_other_selections_are_illegal(bench: Bench, select: int, value: int | No
     assert bench["MCAUSE"] == ILLEGAL
 
 
-def test_file_is_absent_without_an_imsic(bench: Bench) -> None:
+AIA_ONLY = [row.name for row in CSRS if row.needs]
+
+
+@pytest.mark.parametrize("name", AIA_ONLY)
+def test_registers_of_aia_are_absent_without_it(bench: Bench, name: str) -> None:
     bench["IMSIC_PRESENT"] = 0
-    indirect(bench, 0x70)
+    bench.run([csrrs(5, name)])
     assert bench["MCAUSE"] == ILLEGAL
+    bench["MCAUSE"] = 0
+    bench.run([csrrw(0, name, 6)])
+    assert bench["MCAUSE"] == ILLEGAL
+
+
+def test_what_aia_adds_is_all_that_needs_it() -> None:
+    """AIA §2.1 and §2.2, and no other register."""
+    of_m = {"miselect", "mireg", "mtopei", "mtopi", "mvien", "mvip"}
+    assert set(AIA_ONLY) == of_m | {"siselect", "sireg", "stopei", "stopi"}
 
 
 def test_claim_takes_the_lowest_identity_and_clears_it(bench: Bench) -> None:

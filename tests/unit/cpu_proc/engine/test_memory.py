@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+
 import pytest
 
 from tests.unit.cpu_proc.harness import (
@@ -294,6 +297,53 @@ def test_window_serves_a_page_without_python(bench: Bench) -> None:
     finally:
         bench.hart.set_windows([])
         bench["MMIO_DONE"] = 0
+
+
+def test_a_window_without_kinds_is_memory_at_any_alignment(bench: Bench) -> None:
+    host = bench.hart["RAM_HOST"] - RAM
+    bench.bytes(DATA, bytes(range(256)) * 32)
+    bench.hart.set_windows([[OUTSIDE, 0x2000, host + DATA, 0, host + DATA, host + DATA]])
+    try:
+        bench.set_x(5, OUTSIDE + 0xFF0)
+        assert bench.run([load("wu", 6, 5, 3), load("d", 7, 5, 12), store("w", 0, 5)]) == MMIO
+        assert (bench.x(6), bench.x(7)) == (0xF6F5_F4F3, 0x0302_0100_FFFE_FDFC)
+        assert (bench["MMIO_ADDRESS"], bench["MMIO_WRITE"]) == (OUTSIDE + 0xFF0, 1)
+    finally:
+        bench.hart.set_windows([])
+        bench["MMIO_DONE"] = 0
+
+
+@pytest.mark.parametrize(
+    ("stride", "size", "offset", "value", "rung"),
+    [
+        (4, "h", 4, 0, 1), (4, "w", 4, 99, 1), (4, "w", 8, 0, None),
+        (0, "w", 0, 1, 1), (0, "w", 0, 0, 0), (0, "w", 0, 2, None), (0, "w", 0, 0xFFFF_FFFF, None),
+        (0, "w", 0, 1 << 40 | 1, 1), (0, "h", 0, 1, None), (0, "w", 4, 1, None),
+    ],
+)  # fmt: skip
+def test_a_store_rings_the_doorbell_of_its_place_or_of_its_value(
+    bench: Bench, stride: int, size: str, offset: int, value: int, rung: int | None
+) -> None:
+    kinds, fds, counts = DATA, DATA + 0x100, DATA + 0x200
+    host = bench.hart["RAM_HOST"] - RAM
+    bench.bytes(kinds, bytes([0x22] * 16))
+    bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+    for index, bell in enumerate(bells):
+        bench.store(fds + 4 * index, bell, 4)
+    bench.hart.set_windows(
+        [[OUTSIDE, 16, host + counts, host + kinds, host + counts, host + counts, 1, 0, stride, 2, host + fds, 0]]
+    )
+    try:
+        bench.set_x(5, OUTSIDE)
+        bench.set_x(6, value)
+        reason = bench.run([store(size, 6, 5, offset)])
+        assert reason == (MMIO if rung is None else BUDGET)
+        assert [bool(select.select([bell], [], [], 0)[0]) for bell in bells] == [rung == 0, rung == 1]
+    finally:
+        bench.hart.set_windows([])
+        bench["MMIO_DONE"] = 0
+        for bell in bells:
+            os.close(bell)
 
 
 def test_time_stands_in_the_clock_page(bench: Bench) -> None:

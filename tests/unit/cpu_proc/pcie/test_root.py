@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from cpu_proc import hart as hart_module
 from cpu_proc import memory_map as mm
-from cpu_proc.pcie import function as function_module
 from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform.aia import Imsic
@@ -97,10 +97,7 @@ def plant(bench: Bench) -> Iterator[Plant]:
     lines: dict[int, int] = {}
     rows: list[list[int]] = []
 
-    def set_windows(new: list[list[int]]) -> None:
-        rows[:] = new
-
-    root = Root(space, irq, [mm.PCIE_MMIO, HIGH], lines.__setitem__, set_windows)
+    root = Root(space, irq, [mm.PCIE_MMIO, HIGH], lines.__setitem__, lambda: rows.__setitem__(slice(None), root.rows()))
     low, high = MemoryWindow(root, mm.PCIE_MMIO.base), MemoryWindow(root, HIGH.base)
     space.add(mm.PCIE_ECAM, root, "ecam")
     space.add(mm.PCIE_MMIO, low, "low")
@@ -383,7 +380,7 @@ def test_no_page_a_device_can_write_fails_the_cpu_process(plant: Plant, data: so
         if data.draw(some.booleans()):  # the nonsense was there when it attached
             plant.root.add(plant.function)
         plant.root.write(COMMAND, 2, 6)
-        host = function_module.address_of(page.shared)
+        host = hart_module.address_of(page.shared)
         for row in plant.rows:
             assert host <= row[2] <= host + fake.SIZE - row[1]
             assert host <= row[3] <= host + fake.SIZE - row[1]

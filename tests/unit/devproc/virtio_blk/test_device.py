@@ -80,7 +80,7 @@ def test_image_of_another_size_on_return_is_a_config_change(tmp_path: Path) -> N
     first.close()
     path.write_bytes(bytes(8192))
 
-    second = BlockDevice(config, Image(path))
+    second = BlockDevice.over("pci")(config, Image(path))
     second.attach(machine)
 
     assert (second.capacity, second.config_generation) == (16, 1)

@@ -1,0 +1,26 @@
+"""Slots of PCI and of virtio-mmio, as the command line and the bus call them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cpu_proc.place import Place
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "shown"),
+    [
+        ("1", Place("pci", 1), "00:01.0"),
+        ("31", Place("pci", 31), "00:1f.0"),
+        ("mmio0", Place("mmio", 0), "virtio_mmio@10001000"),
+        ("mmio7", Place("mmio", 7), "virtio_mmio@10008000"),
+    ],
+)
+def test_a_place_has_two_names(text: str, place: Place, shown: str) -> None:
+    assert Place.parse(text) == place
+    assert str(place) == shown
+
+
+@pytest.mark.parametrize("text", ["", "0", "32", "mmio8", "mmio", "mmio-1", "-1", "x", "mmio00000001", "²"])
+def test_what_is_no_place(text: str) -> None:
+    assert Place.parse(text) is None
