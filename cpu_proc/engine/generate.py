@@ -206,6 +206,8 @@ from cpu_proc.engine.code import compare_with_copy, fetch_page, fetch_word
 from cpu_proc.engine.debug import breakpoint_near
 from cpu_proc.engine.posts import post
 from cpu_proc.engine.native import *
+from cpu_proc.engine.counters import *
+from cpu_proc.engine.interrupt_registers import *
 from cpu_proc.engine.registers import *
 from cpu_proc.engine.system import *
 from cpu_proc.engine.tlb import obey, tlb_mode

@@ -18,10 +18,7 @@ from cpu_proc.engine.traps import (
     STCE,
     STIP,
     TVM,
-    highest,
     illegal,
-    imsic_top,
-    now,
     pending,
 )
 from cpu_proc.isa.csr import (
@@ -31,16 +28,11 @@ from cpu_proc.isa.csr import (
     S_INTERRUPTS,
     SSTATUS_MASK,
     SSTATUS_VIEW,
-    STATEEN_AIA,
-    STATEEN_IMSIC,
 )
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
 SATP_MASK = -(1 << 60) | 0xFFF_FFFF_FFFF  # no address-space identifiers, 44 bits of PPN
-
-
-CYCLE, INSTRET = 1, 4  # bits of mcountinhibit
 
 
 @jit
@@ -109,85 +101,6 @@ def write_fcsr(S, value):
         S[st.FRM] = value >> 5 & 7
         S[st.MSTATUS] |= FS
     return 0
-
-
-@jit
-def counter_allowed(S, bit):
-    if S[st.PRIV] != st.M and S[st.MCOUNTEREN] >> bit & 1 == 0:
-        return False
-    return S[st.PRIV] != st.U or S[st.SCOUNTEREN] >> bit & 1 != 0
-
-
-@jit
-def retired(S):
-    """Return the instructions retired when the present one is through."""
-    return S[st.INSTRET] - S[st.REMAINING]
-
-
-@jit
-def read_minstret(S):
-    if S[st.MCOUNTINHIBIT] & INSTRET:
-        return S[st.MINSTRET_BASE]
-    return retired(S) - 1 + S[st.MINSTRET_BASE]
-
-
-@jit
-def write_minstret(S, value):
-    """The next instruction reads what was written (privileged §3.1.11)."""
-    S[st.MINSTRET_BASE] = value if S[st.MCOUNTINHIBIT] & INSTRET else value - retired(S)
-    return 0
-
-
-@jit
-def read_mcycle(S):
-    if S[st.MCOUNTINHIBIT] & CYCLE:
-        return S[st.MCYCLE_BASE]
-    return retired(S) - 1 + S[st.MCYCLE_BASE]
-
-
-@jit
-def write_mcycle(S, value):
-    S[st.MCYCLE_BASE] = value if S[st.MCOUNTINHIBIT] & CYCLE else value - retired(S)
-    return 0
-
-
-@jit
-def write_mcountinhibit(S, value):
-    """Stop or go on with mcycle and minstret: while one stands, its base slot holds the value itself (§3.1.12)."""
-    changed = (S[st.MCOUNTINHIBIT] ^ value) & (CYCLE | INSTRET)
-    cycles, instructions = read_mcycle(S) + 1, read_minstret(S) + 1
-    S[st.MCOUNTINHIBIT] ^= changed
-    if changed & CYCLE:
-        write_mcycle(S, cycles)
-    if changed & INSTRET:
-        write_minstret(S, instructions)
-    return 0
-
-
-@jit
-def read_hpmcounter(S, place):
-    return 0 if counter_allowed(S, 3 + place) else illegal(S)
-
-
-@jit
-def read_cycle(S):
-    if not counter_allowed(S, 0):
-        return illegal(S)
-    return read_mcycle(S)
-
-
-@jit
-def read_time(S):
-    if not counter_allowed(S, 1):
-        return illegal(S)
-    return now(S)
-
-
-@jit
-def read_instret(S):
-    if not counter_allowed(S, 2):
-        return illegal(S)
-    return read_minstret(S)
 
 
 @jit
@@ -353,117 +266,3 @@ def write_satp(S, value):
         S[st.SATP] = value & SATP_MASK
         tlb.flush_tlb(S)
     return 1
-
-
-@jit
-def read_indirect(S, select, file):
-    """Read through siselect or miselect (AIA §2.1): priorities read as zero, the IMSIC's registers as they are."""
-    if 0x30 <= select <= 0x3F and select & 1 == 0:
-        return 0
-    if select == 0x70:
-        return S[file]
-    if select == 0x72:
-        return S[file + 1]
-    if 0x80 <= select <= 0xFF and select & 1 == 0:
-        index = (select & 0x3F) >> 1
-        if index >= 4:
-            return 0
-        return S[file + (2 if select < 0xC0 else 6) + index]
-    return illegal(S)
-
-
-@jit
-def write_indirect(S, select, file, value):
-    if 0x30 <= select <= 0x3F and select & 1 == 0:
-        return 0
-    if select == 0x70:
-        S[file] = value & 1
-    elif select == 0x72:
-        S[file + 1] = value & 0xFF
-    elif 0x80 <= select <= 0xFF and select & 1 == 0:
-        index = (select & 0x3F) >> 1
-        if index < 4:
-            S[file + (2 if select < 0xC0 else 6) + index] = value & (~1 if index == 0 else -1)  # identity 0 is none
-    else:
-        return illegal(S)
-    return 1
-
-
-@jit
-def file_hidden(S):
-    """Tell whether mstateen0 keeps what siselect names from S mode (AIA §2.1, Smstateen §1.1)."""
-    if S[st.PRIV] == st.M:
-        return False
-    needed = STATEEN_IMSIC if S[st.SISELECT] >= 0x70 else STATEEN_AIA
-    return S[st.MSTATEEN0] & needed == 0
-
-
-@jit
-def read_sireg(S):
-    if file_hidden(S):
-        return illegal(S)
-    return read_indirect(S, S[st.SISELECT], st.SI_DELIVERY)
-
-
-@jit
-def write_sireg(S, value):
-    if file_hidden(S):
-        return illegal(S)
-    return write_indirect(S, S[st.SISELECT], st.SI_DELIVERY, value)
-
-
-@jit
-def read_mireg(S):
-    return read_indirect(S, S[st.MISELECT], st.MI_DELIVERY)
-
-
-@jit
-def write_mireg(S, value):
-    return write_indirect(S, S[st.MISELECT], st.MI_DELIVERY, value)
-
-
-@jit
-def read_topei(S, file):
-    identity = imsic_top(S, file)
-    return identity << 16 | identity
-
-
-@jit
-def claim_topei(S, file):
-    """A write to *topei claims what it reads: the pending bit goes (AIA §3.10)."""
-    identity = imsic_top(S, file)
-    if identity:
-        S[file + 2 + (identity >> 6)] &= ~(1 << (identity & 63))
-    return 0
-
-
-@jit
-def read_stopei(S):
-    return read_topei(S, st.SI_DELIVERY)
-
-
-@jit
-def write_stopei(S, value):
-    return claim_topei(S, st.SI_DELIVERY)
-
-
-@jit
-def read_mtopei(S):
-    return read_topei(S, st.MI_DELIVERY)
-
-
-@jit
-def write_mtopei(S, value):
-    return claim_topei(S, st.MI_DELIVERY)
-
-
-@jit
-def read_stopi(S):
-    ready = pending(S) & S[st.MIE] & S[st.MIDELEG]
-    return highest(ready) << 16 | 1 if ready else 0
-
-
-@jit
-def read_mtopi(S):
-    ready = pending(S) & S[st.MIE] & ~S[st.MIDELEG]
-    return highest(ready) << 16 | 1 if ready else 0
