@@ -110,7 +110,7 @@ KEYS = (
     ),
     Key("boot", "firmware", Kind.FILE, "M-mode firmware: OpenSBI, U-Boot, ELF or raw. Without it SBI is built in."),
     Key("boot", "dtb", Kind.FILE, "Device tree instead of the machine's own; command line and disk are put into it."),
-    Key("boot", "flash0", Kind.FILE, "32 MiB behind the first bank of flash, at 0x20000000."),
+    Key("boot", "flash0", Kind.FILE, "32 MiB behind the first bank of flash, at 0x20000000: code that is booted."),
     Key("boot", "flash1", Kind.FILE, "32 MiB behind the second bank of flash, at 0x22000000."),
     Key("boot", "initrd", Kind.FILE, "Initial RAM disk."),
     Key("boot", "cmdline", Kind.TEXT, "Kernel command line.", default=""),

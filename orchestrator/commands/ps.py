@@ -93,9 +93,9 @@ def _process(entry: record.Entry, kind: str, function: dict[str, Any] | None) ->
     alive = entry.is_alive()
     pid = entry.pid if alive else 0
     state = entry.state if alive or entry.state != record.RUNNING else record.ENDED
-    epoch = 0
+    epoch, slot = 0, ""
     if function is not None:
-        epoch = int(function["Epoch"])
+        epoch, slot = int(function["Epoch"]), str(function["Slot"])
         if function["State"] == "attached":
             pid = pid or int(function["Pid"])
         if alive or entry.state == record.BY_HAND:
@@ -107,6 +107,7 @@ def _process(entry: record.Entry, kind: str, function: dict[str, Any] | None) ->
         "type": kind,
         "pid": pid,
         "state": _STOPPED if is_stopped else state,
+        "slot": slot,
         "epoch": epoch,
         "restarts": entry.restarts,
         "rss": rss,
@@ -131,10 +132,13 @@ def _usage(pid: int) -> tuple[int, bool]:
 def _print_vm(shown: dict[str, Any]) -> None:
     output.line(f"{shown['name']}: {shown['state']}, bus {shown['bus']}")
     rows = [
-        [p["id"], p["type"], p["pid"] or "-", p["state"], p["epoch"] or "-", p["restarts"], output.size(p["rss"])]
+        [
+            *[p["id"], p["type"], p["slot"] or "-", p["pid"] or "-", p["state"], p["epoch"] or "-", p["restarts"]],
+            output.size(p["rss"]),
+        ]
         for p in shown["processes"]
     ]
-    output.table(["ID", "TYPE", "PID", "STATE", "EPOCH", "RESTARTS", "RSS"], rows)
+    output.table(["ID", "TYPE", "SLOT", "PID", "STATE", "EPOCH", "RESTARTS", "RSS"], rows)
     for process in shown["processes"]:
         if process["note"]:
             output.line(process["note"])

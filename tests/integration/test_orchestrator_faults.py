@@ -33,10 +33,12 @@ def up(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_killed_device_comes_back_with_the_next_epoch(cli: Cli) -> None:
-    vm(cli)
+@pytest.mark.parametrize(("bus", "slot"), [("pci", "00:01.0"), ("mmio", "virtio_mmio@10001000")])
+def test_a_killed_device_comes_back_with_the_next_epoch(cli: Cli, bus: str, slot: str) -> None:
+    vm(cli, extra=f'bus = "{bus}"\n')
     up(cli)
     before = processes(cli)["disk0"]
+    assert before["slot"] == slot
 
     os.kill(before["pid"], signal.SIGKILL)
 

@@ -133,6 +133,7 @@ def test_detached_it_runs_until_down_which_may_be_repeated(cli: Cli) -> None:
         "type": "virtio-blk",
         "pid": 0,
         "state": "attached",
+        "slot": "00:01.0",
         "epoch": 1,
         "restarts": 0,
         "rss": 0,

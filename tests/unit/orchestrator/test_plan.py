@@ -56,6 +56,15 @@ def test_devices_get_slots_in_order_and_options_from_their_keys(tmp_path: Path) 
     assert not found.embedded
 
 
+def test_devices_of_virtio_mmio_have_slots_of_their_own(tmp_path: Path) -> None:
+    found = make(tmp_path, MINE + 'bus = "mmio"\n' + DISK + MINE.replace("mine", "more") + 'bus = "mmio"\n')
+
+    assert [device.slot for device in found.devices] == ["mmio0", "1", "mmio1"]
+    assert "--transport=mmio" in found.devices[0].argv
+    assert not any("--transport" in word for word in found.devices[1].argv)
+    assert found.process("cpu").argv[-6:] == ("--device", "mine=mmio0", "--device", "disk0=1", "--device", "more=mmio1")
+
+
 def test_what_boots_becomes_options_of_the_cpu_process(tmp_path: Path) -> None:
     (tmp_path / "fw,1.bin").touch()
     found = make(
