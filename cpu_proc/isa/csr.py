@@ -1,9 +1,9 @@
 """Control and status registers, one row each (RISC-V privileged §2, AIA §2, Sstc).
 
 A row with a slot and a write mask is plain storage under WARL: bits outside the mask keep their value. A row with
-``read`` or ``write`` names a function of ``engine.registers``, ``counters`` or ``interrupt_registers``. The number itself carries the lowest privilege
-(bits 9:8) and read-only-ness (bits 11:10), privileged §2.1. A row with ``count`` stands for that many registers; its
-functions get the place among them, and the names are numbered from ``first``.
+``read`` or ``write`` names a function of ``engine.registers``, ``counters`` or ``interrupt_registers``. The number
+itself carries the lowest privilege (bits 9:8) and read-only-ness (bits 11:10), privileged §2.1. A row with ``count``
+stands for that many registers; its functions get the place among them, and the names are numbered from ``first``.
 """
 
 from __future__ import annotations
