@@ -222,7 +222,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             if slot.id not in shown:
                 shown.add(slot.id)
                 tree.add(path, FUNCTION1, Function1(slot))
-            tree.changed(path, FUNCTION1, "State", "Pid", "Epoch", "Type", "Failure")
+            tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")
             if machine.state == WAITING:
                 machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""
                 tree.changed(names.MACHINE_PATH, MACHINE1, "StateReason")

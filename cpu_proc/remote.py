@@ -159,9 +159,7 @@ class Remote:
         elif kinds == {WriteKind.DOORBELL}:
             self.ring(offset, size, value)
         else:
-            self.post(index, offset, size, value)
-            if WriteKind.SYNC in kinds:
-                self.barrier("flush")
+            self.post(index, offset, size, value, sync=WriteKind.SYNC in kinds)
 
     def ring(self, offset: int, size: int, value: int) -> None:
         """Ring the doorbell that a store into the doorbell range means."""
@@ -222,8 +220,8 @@ class Remote:
         """Have the device act on everything sent so far; return all ones if the machine ends meanwhile."""
         return self._ask(lambda epoch, seq: messages.Barrier(epoch, seq, what))
 
-    def post(self, bar: int, offset: int, size: int, value: int) -> None:
-        """Send a write and go on."""
+    def post(self, bar: int, offset: int, size: int, value: int, *, sync: bool = False) -> None:
+        """Send a write and go on, or with ``sync`` wait until it has had its effect."""
         if len(self._unacknowledged) >= _POSTED_MAX:
             self.barrier("flush")  # a device that does not keep up holds the hart, not the host's memory
         with self._lock:
@@ -235,6 +233,8 @@ class Remote:
             self.page.posted = seq
             if self._link is not None:
                 self._link.send(write)
+        if sync:
+            self.barrier("flush")
 
     def _forget_processed(self) -> None:
         processed = self.page.processed

@@ -64,9 +64,10 @@ class Function(Remote):
 
     def config_write(self, offset: int, size: int, value: int) -> bool:
         """Write configuration space under its mask; return whether decoding or MSI-X may have changed."""
-        kinds = self.shared.u8[DevicePage.CONFIG_KINDS + offset : DevicePage.CONFIG_KINDS + offset + size]
-        if any(kind >> 4 == WriteKind.POST for kind in kinds):
-            self.post(CONFIG_BAR, offset, size, value)
+        first = DevicePage.CONFIG_KINDS + offset
+        kinds = {kind >> 4 for kind in self.shared.u8[first : first + size]}
+        if kinds & {WriteKind.POST, WriteKind.SYNC}:
+            self.post(CONFIG_BAR, offset, size, value, sync=WriteKind.SYNC in kinds)
             return False
         for i in range(size):
             at = offset + i

@@ -213,7 +213,7 @@ class FakeCpu:
         image, kinds, length = self._place(bar)
         assert offset + size <= length
         found = {kind >> 4 for kind in self.page.shared.u8[kinds + offset : kinds + offset + size]}
-        if bar == CONFIG_BAR and WriteKind.POST not in found:
+        if bar == CONFIG_BAR and not found & {WriteKind.POST, WriteKind.SYNC}:
             kind = WriteKind.STORE  # under the write mask, which is 0 where nothing can be written
         else:
             kind = WriteKind(found.pop()) if len(found) == 1 else WriteKind.POST  # SYNC comes with whole registers
