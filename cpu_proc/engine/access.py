@@ -91,13 +91,17 @@ def load_slow(S, va, size):
 
 @jit
 def load_split(S, va, size):
-    """Load across a page boundary byte by byte; both pages must be memory."""
+    """Load across a page boundary: each side is an access of its own, and both pages must be memory."""
+    boundary = (va | 0xFFF) + 1
+    first = checked(S, va, boundary - va, LOAD)
+    if S[st.EXIT] != 0:
+        return 0
+    second = checked(S, boundary, va + size - boundary, LOAD)
+    if S[st.EXIT] != 0:
+        return 0
     value = 0
     for i in range(size):
-        pa = checked(S, va + i, 1, LOAD)
-        if S[st.EXIT] != 0:
-            S[st.TVAL] = va + i
-            return 0
+        pa = first + i if va + i < boundary else second + (va + i - boundary)
         host = S[st.RAM_HOST] + pa - S[st.RAM_BASE] if in_ram(S, pa, 1) else plain_window(S, pa, 1)
         if host == 0:
             fault(S, ACCESS_FAULT[LOAD], va + i)

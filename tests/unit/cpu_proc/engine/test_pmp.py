@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as some
 
 from tests.unit.cpu_proc.harness import (
@@ -411,6 +411,7 @@ entries_near_data = some.builds(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([Entry(DATA >> 2, 0x10)], [(-1, "d", False, M_MODE)])  # one side matched in part
 @given(
     some.lists(entries_near_data, min_size=1, max_size=5),
     some.lists(
