@@ -46,6 +46,7 @@ class Config:
     cpus: int
     interrupts: str
     clock: str
+    engine: str
     state: Path | None
     boot: BootConfig
     devices: dict[str, Place]
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fw-cfg", action="append", default=[], metavar="name=NAME,...", help="file for fw_cfg: file=PATH or string="
     )
     parser.add_argument("--clock", default="real", choices=("real", "icount"), help="what guest time follows")
+    parser.add_argument("--engine", default="interp", choices=("auto", "interp", "translate"), help="what executes")
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="go on from a state saved there")
     parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")
     parser.add_argument(
@@ -119,11 +121,19 @@ def _config(args: argparse.Namespace) -> Config:
         args.cpus,
         args.interrupts,
         args.clock,
+        _engine(args.engine),
         args.state,
         _boot(args),
         devices,
         args.stop_at_start,
     )
+
+
+def _engine(choice: str) -> str:
+    from cpu_proc.hart import INTERPRETER, TRANSLATOR
+    from cpu_proc.translation_buffer import supported
+
+    return TRANSLATOR if choice == "translate" or (choice == "auto" and supported()) else INTERPRETER
 
 
 def _boot(args: argparse.Namespace) -> BootConfig:
@@ -202,7 +212,9 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             guest_reset,
             debug_hit,
         )
-        machine = Machine(engine, shared["ram"], irq, clock, config.boot, events, config.cpus, config.interrupts)
+        machine = Machine(
+            engine, shared["ram"], irq, clock, config.boot, events, config.cpus, config.interrupts, config.engine
+        )
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
         debugger = Server(machine, lambda: tree.changed(names.MACHINE_PATH, MACHINE1, "Debugger", "DebuggerCounters"))

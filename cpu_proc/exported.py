@@ -156,7 +156,7 @@ class Hart1:
     def __init__(self, machine: Machine, hart: Hart) -> None:
         self.index = hart.index
         self.isa = ISA
-        self.engine = "interpreter"
+        self.engine = hart.engine_name
         self.clock_source = machine.clock.source
         self._machine = machine
         self._hart = hart

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import platform
 import select
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from cpu_proc import memory_map as mm
 from cpu_proc.engine import state as st
 from cpu_proc.isa import abi
 from cpu_proc.isa.csr import COUNTERS, MENVCFG_MASK, STATEEN0_MASK
+from cpu_proc.translation_buffer import TranslationBuffer, supported
+from protocol.errors import HostError
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import GuestMemory, Shared
 
@@ -35,6 +38,7 @@ EXTENSIONS = (  # in the canonical order of the ISA string (RISC-V unprivileged 
     *("smaia", "smstateen", "ssaia", "sstc", "svadu", "svinval", "svnapot", "svpbmt"),
 )
 ISA = "_".join(("rv64imafdc", *EXTENSIONS))
+INTERPRETER, TRANSLATOR = "interpreter", "translator"
 STARTED, STOPPED, SUSPENDED = "started", "stopped", "suspended"  # SBI §9, hart states
 
 
@@ -81,6 +85,7 @@ class Hart:
         self.x = np.zeros(33, np.int64)
         self.f = np.zeros(32, np.int64)
         self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
+        self.engine_name = INTERPRETER
         self.condition = STARTED
         self.fences: list[tuple[Hart, int]] = []  # posts that must be seen before this hart goes on
         self.wake_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -114,6 +119,8 @@ class Hart:
             "WRITE_FUNCTION": _address("write"),
             "PPOLL_FUNCTION": _address("ppoll"),
             "MEMCMP_FUNCTION": _address("memcmp"),
+            "MEMSET_FUNCTION": _address("memset"),
+            "MADVISE_FUNCTION": _address("madvise"),
             "TIMESPEC_HOST": int(self._timespec.ctypes.data),
             "ONE_HOST": int(self._one.ctypes.data),
             "CLOCK_OFFSET_HOST": address_of(clock.shared, ClockPage.offset_ns.offset),  # type: ignore[attr-defined]
@@ -130,8 +137,24 @@ class Hart:
             "MHARTID": index,
         }.items():
             self[name] = value
+        self._buffer = TranslationBuffer(ram.size) if supported() else None
+        if self._buffer:
+            for name, value in self._buffer.slots().items():
+                self[name] = value
         self.connect([self], self._watch, -1)
         self.reset()
+
+    def use(self, engine: str) -> None:
+        """Choose what executes from now on: ``INTERPRETER`` or ``TRANSLATOR``.
+
+        Raises:
+            HostError: there is no translator for this host.
+        """
+        if engine == TRANSLATOR and self._buffer is None:
+            raise HostError(f"no translator for {platform.machine()}", hint='vm.engine = "auto" takes what there is')
+        self.engine_name = engine
+        self["TRANSLATING"] = int(engine == TRANSLATOR)
+        self.flush_translations()
 
     def connect(self, harts: Iterable[Hart], watch: Any, irq_event: int) -> None:
         """Tell the hart of all harts, itself included, in the order of their numbers.
@@ -260,6 +283,8 @@ class Hart:
         self["GENERATION"] += 1
         self._tlb[:] = -1
         self._crossings[:] = -1
+        if self._buffer:
+            self._buffer.forget_jumps()
 
     def forget_code_at(self, va: int) -> None:
         """Have the instruction at ``va`` decoded anew wherever it is; pages are looked at when they are entered."""

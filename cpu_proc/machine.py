@@ -30,7 +30,7 @@ from cpu_proc.boot.sbi import Sbi
 from cpu_proc.clock import REAL, GuestClock, InstructionClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
-from cpu_proc.hart import LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
+from cpu_proc.hart import INTERPRETER, LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
 from protocol.errors import BusvmError
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory, Shared, full_fence
@@ -67,6 +67,7 @@ class Machine:
         events: Events,
         cpus: int = 1,
         interrupts: str = "aia",
+        engine_name: str = INTERPRETER,
     ) -> None:
         self.ram = ram
         self.memory = GuestMemory(ram, mm.DRAM_BASE)
@@ -84,6 +85,7 @@ class Machine:
         self._watch = np.zeros(1, np.int64)
         for hart in self.harts:
             hart.connect(self.harts, self._watch, self.irq_event)
+            hart.use(engine_name)
         if isinstance(clock, InstructionClock):
             clock.follow(self.harts[0])
         self.gate = Gate(self.harts)

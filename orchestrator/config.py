@@ -51,6 +51,7 @@ class Config:
     cpus: int
     interrupts: str
     clock: str
+    engine: str
     kernel: Path | None
     initrd: Path | None
     cmdline: str
@@ -120,6 +121,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         cpus=vm["cpus"],
         interrupts=vm["interrupts"],
         clock=reader.clock(vm),
+        engine=vm["engine"],
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],

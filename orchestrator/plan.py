@@ -123,6 +123,8 @@ def _cpu(
 ) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
+    if config.engine != "interp":
+        argv += ["--engine", config.engine]
     if config.clock != "real":
         argv += ["--clock", config.clock]
     if config.interrupts != "aia":

@@ -95,6 +95,14 @@ KEYS = (
     ),
     Key(
         "vm",
+        "engine",
+        Kind.TEXT,
+        "What executes: `interp`, `translate` (to the host's own instructions; x86-64), `auto` what the host has.",
+        default="interp",
+        choices=("auto", "interp", "translate"),
+    ),
+    Key(
+        "vm",
         "interrupts",
         Kind.TEXT,
         "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",

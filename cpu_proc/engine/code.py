@@ -13,6 +13,7 @@ from cpu_proc.engine.native import call_3, load_i64, load_u16, store_64
 from cpu_proc.engine.pmp import permitted, uniform
 from cpu_proc.engine.tlb import ACCESS_FAULT, FETCH, NOWHERE, fault, in_ram, tlb_mode
 from cpu_proc.engine.walk import translate
+from cpu_proc.engine.x86.blocks import forget_page
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -58,6 +59,7 @@ def fetch_page(S, va):
                 store_64(copy + i, load_i64(host + i))
             for i in range(0, 16384, 8):
                 store_64(decoded + i, 0)
+            forget_page(S, decoded)
         store_64(generation, S[st.GENERATION])
     slot = S[st.TLB_HOST] + (st.TLB_FETCHES + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, FETCH)) * 2) * 8
     store_64(slot, va & -4096)

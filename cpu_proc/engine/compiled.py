@@ -22,7 +22,9 @@ from protocol.names import cache_root, private_folder
 
 _SOURCES = Path(__file__).parent.parent
 MODULE = "busvm_generated_engine"
-_FLOATING = "floating_"
+# What the second process compiles, by prefix; and what calls that, and so comes last
+_ASIDE = ("floating_", "translate", "value_template", "word_ahead", "decode", "match", "pack", "rare")
+_LAST = ("run", "fetch_decoded", "inspect_csr", "change_csr")
 
 
 def fingerprint() -> str:
@@ -52,7 +54,7 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     """Return the generated module with ``run`` compiled, from the cache where possible.
 
     ``progress`` is called with a line for people before something that takes seconds. A second process compiles
-    floating point meanwhile, which is a third of the whole.
+    floating point and the translator meanwhile, which is a third of the whole.
     """
     folder = private_folder(cache_folder())
     module = _prepare(folder)
@@ -63,7 +65,7 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     command = [sys.executable, "-m", "cpu_proc.engine.compiled", str(folder)]
     with subprocess.Popen(command, cwd=_SOURCES.parent, stdin=subprocess.DEVNULL) as other:
         try:
-            _compile_all(module, lambda name: name != "run" and not name.startswith(_FLOATING))
+            _compile_all(module, lambda name: name not in _LAST and not name.startswith(_ASIDE))
         except BaseException:
             other.kill()
             raise
@@ -120,4 +122,4 @@ def _import(folder: Path) -> ModuleType:
 
 
 if __name__ == "__main__":
-    _compile_all(_prepare(Path(sys.argv[1])), lambda name: name.startswith(_FLOATING))
+    _compile_all(_prepare(Path(sys.argv[1])), lambda name: name.startswith(_ASIDE))

@@ -15,6 +15,7 @@ import textwrap
 from cpu_proc.engine import state as st
 from cpu_proc.engine.generate_decoder import decoder
 from cpu_proc.engine.generate_registers import csr_read, csr_write
+from cpu_proc.engine.generate_translator import translator
 from cpu_proc.engine.numbering import GROUPS, ILLEGAL, numbered
 from cpu_proc.engine.source_text import Rename, chain
 from cpu_proc.isa.precision import FRACTION
@@ -213,6 +214,9 @@ from cpu_proc.engine.system import *
 from cpu_proc.engine.tlb import obey, tlb_mode
 from cpu_proc.engine.traps import *
 from cpu_proc.engine.waiting import wait
+from cpu_proc.engine.x86.assembler import *
+from cpu_proc.engine.x86.blocks import *
+from cpu_proc.engine.x86.templates import *
 '''
 
 
@@ -220,10 +224,11 @@ def source() -> str:
     """Return the text of the module."""
     slots = "\n".join(f"{name} = {index}" for name, index in st.SLOTS.items())
     hot = [(n, row) for n, row in numbered() if row.kind not in GROUPS]
-    run_chain = chain([(f"op == {n}", _hot(row)) for n, row in hot], 3)
+    run_chain = chain([(f"op == {n}", _hot(row)) for n, row in hot], 4)
     return f"""{_HEADER}
 {slots}
 {decoder()}
+{translator()}
 
 @jit
 def unbox_32(host):
@@ -351,53 +356,63 @@ def run(S, X, F):
         page = 1  # no page: pages are multiples of 4096
         decoded = 0
         while n > 0:
-            n -= 1
-            if pc & -4096 != page:
-                k = fetches + ((pc >> 8) & {TLB_MASK:#x})
-                page = pc & -4096
-                if load_i64(k) == page:
-                    decoded = load_i64(k + 8)
-                else:
+            floor = 0
+            if S[TRANSLATING] and S[BREAKS] == 0:  # breakpoints are the interpreter's to find
+                S[PC] = pc
+                n = translated(S, X, n, loads, stores, fetches)
+                pc = S[PC]
+                page = 1
+                floor = n - S[INTERPRET] if n > 0 else 0
+            while n > floor:
+                n -= 1
+                if pc & -4096 != page:
+                    k = fetches + ((pc >> 8) & {TLB_MASK:#x})
+                    page = pc & -4096
+                    if load_i64(k) == page:
+                        decoded = load_i64(k + 8)
+                    else:
+                        S[PC] = pc
+                        decoded = fetch_page(S, pc)
+                        if S[EXIT] != 0:
+                            break
+                w = load_i64(decoded + ((pc & 0xFFF) << 2))
+                if w == 0:
                     S[PC] = pc
-                    decoded = fetch_page(S, pc)
+                    w = fetch_decoded(S, pc, decoded)
                     if S[EXIT] != 0:
                         break
-            w = load_i64(decoded + ((pc & 0xFFF) << 2))
-            if w == 0:
-                S[PC] = pc
-                w = fetch_decoded(S, pc, decoded)
-                if S[EXIT] != 0:
-                    break
-            op = w & 0x3FF
+                op = w & 0x3FF
 {run_chain}
-            elif op != {ILLEGAL}:
-                S[PC] = pc
-                S[REMAINING] = n
-{_float_calls(4)}
-                elif op >= {_first(Kind.AMO)}:
-                    v = amo(S, X, F, w)
-                elif op >= {_first(Kind.SYSTEM)}:
-                    v = system(S, X, F, w)
+                elif op != {ILLEGAL}:
+                    S[PC] = pc
+                    S[REMAINING] = n
+{_float_calls(5)}
+                    elif op >= {_first(Kind.AMO)}:
+                        v = amo(S, X, F, w)
+                    elif op >= {_first(Kind.SYSTEM)}:
+                        v = system(S, X, F, w)
+                    else:
+                        v = rare(S, X, F, w)
+                    if v != 0:
+                        if v == 2:
+                            break
+                        if S[REMAINING] < n:  # an interrupt is due: give back the rest of the slice
+                            S[INSTRET] -= n - S[REMAINING]
+                            S[BUDGET] += n - S[REMAINING]
+                            n = S[REMAINING]
+                        pc = S[PC]
+                        loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
+                        stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
+                        fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
+                        page = 1
+                        continue
                 else:
-                    v = rare(S, X, F, w)
-                if v != 0:
-                    if v == 2:
-                        break
-                    if S[REMAINING] < n:  # an interrupt is due: give back the rest of the slice
-                        S[INSTRET] -= n - S[REMAINING]
-                        S[BUDGET] += n - S[REMAINING]
-                        n = S[REMAINING]
-                    pc = S[PC]
-                    loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
-                    stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
-                    fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
-                    page = 1
-                    continue
-            else:
-                S[PC] = pc
-                illegal(S)
+                    S[PC] = pc
+                    illegal(S)
+                    break
+                pc += {LENGTH}
+            if S[EXIT] != 0:
                 break
-            pc += {LENGTH}
         S[REMAINING] = 0
         if again:
             S[MMIO_DONE] = 0  # the instruction may have found other memory in the place of the device

@@ -37,6 +37,12 @@ BREAKS BREAKS_HOST WATCHES WATCHES_HOST WATCH_HIT STEPPING
 WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 """
 
+# The translator: its buffer, written at one address and executed at another, and where blocks are
+_TRANSLATOR = """
+TRANSLATING CODE_HOST CODE_START CODE_LIMIT CODE_SHIFT EMIT TRAMPOLINE JUMPS_HOST JUMPS FIXUPS_HOST
+CODE_PAGE FUEL PATCH_SITE INTERPRET BLOCKS CODE_FLUSHES MEMSET_FUNCTION MADVISE_FUNCTION
+"""
+
 # What other threads leave for the hart, by atomic operations alone (engine.posts)
 _POSTED = """
 WANTED POSTED_FLUSH POSTED_MIP
@@ -51,7 +57,7 @@ SAVED = (
     *["MMIO_ADDRESS", "MMIO_SIZE", "MMIO_VALUE", "MMIO_DONE", "MMIO_WRITE"],
     *(name for name in POSTED if name not in ("WANTED", "POSTED_FLUSH")),
 )
-NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE + _POSTED).split()
+NAMES = (_ARCHITECTURAL + _IMSIC + _ENGINE + _TRANSLATOR + _POSTED).split()
 SLOTS = {name: index for index, name in enumerate(NAMES)}
 # After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB, then 2 MiB by a hash
 GIGA_PLACES, MEGA_PLACES = 256, 264
@@ -62,6 +68,10 @@ globals().update(SLOTS)
 # Why `run` came back (S[EXIT])
 EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_BUDGET, EXIT_DEBUG = range(9)
 EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget", "debug")
+
+BLOCK_MOST = 48  # instructions in one translated block
+JUMP_MASK = 0x1FFE  # of a virtual address: which entry of the cache of jumps
+JUMP_BYTES = (JUMP_MASK + 2) * 8  # of one mode: (address, host code) for every parcel under the mask
 
 # Instructions that begin on one page and end on the next: (address, decoded word), forgotten with the translations
 CROSSINGS = 64

@@ -9,6 +9,7 @@ from __future__ import annotations
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import atomic_swap, fence, store_64
+from cpu_proc.engine.x86.blocks import forget_jumps
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -62,9 +63,11 @@ def flush_tlb(S):
 
 @jit
 def flush_crossings(S):
-    """Forget the instructions that lie across two pages."""
+    """Forget the instructions that lie across two pages, and where translated code is by virtual address."""
     for i in range(st.CROSSINGS):
         store_64(S[st.CROSSING_HOST] + i * 16, -1)
+    if S[st.TRANSLATING]:
+        forget_jumps(S)
 
 
 @jit

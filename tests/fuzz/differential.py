@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     if missing(arguments.peer):
         print(missing(arguments.peer), file=sys.stderr)
         return 2
-    bench = Bench(MEMORY)
+    bench = Bench(MEMORY, arguments.engine)
     different = 0
     with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
         for group in programs.groups() if arguments.group == "all" else [arguments.group]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cpu_proc.engine import numbering  # noqa: F401  # declares the rows
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from cpu_proc.isa.table import FR, FR2, FR2_EXACT, FR4, TABLE, Instruction, Kind
 from tests.fuzz.float_reference import EXPONENT_BITS, FRACTION_BITS, reference, width
 from tests.peers import newer_qemu
@@ -30,7 +31,7 @@ from tests.unit.cpu_proc.harness import MMIO, RAM, Bench, addi, b_type, csrrs, c
 
 Array = np.ndarray
 QEMU = "qemu-system-riscv64"
-ENGINES = ("interpreter",)
+ENGINES = (INTERPRETER, TRANSLATOR)
 MEMORY = 64 << 20
 AT = RAM + (1 << 16)  # where the vectors lie: three operands and fcsr each; the results come after all of them
 BATCH = 1 << 20
@@ -47,7 +48,7 @@ def hart(engine: str) -> Bench:
     """Return a hart on which ``engine`` executes."""
     if engine not in ENGINES:
         raise ValueError(f"no engine {engine!r}; there is {', '.join(ENGINES)}")
-    return Bench(MEMORY)
+    return Bench(MEMORY, engine)
 
 
 # Operands

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.fuzz.image import CONTEXTS, SIZE, UART, elf
 from tests.peers import newer_qemu, spike
 from tests.unit.cpu_proc.harness import MMIO, RAM, Bench
 
 QEMU = "qemu-system-riscv64"
 PEERS = ("qemu", "spike")
-ENGINES = ("interpreter",)
+ENGINES = (INTERPRETER, TRANSLATOR)
 MEMORY = 16 << 20
 _ISA = "rv64gc_zba_zbb_zbc_zbs_zbkb_zicond_zihintpause_zicsr_zifencei_zfh_zfa_zicclsm"
 _TIMEOUT_S = 600

@@ -19,6 +19,7 @@ from typing import Any
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.unit.cpu_proc.harness import BUDGET, MMIO, RAM, Bench
 
 _RAM_SIZE = 16 << 20
@@ -98,8 +99,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--match", default="*", help="names to run, with wildcards")
     parser.add_argument("--limit", type=int, default=_LIMIT, help="instructions until a program counts as hung")
+    parser.add_argument("--engine", choices=(INTERPRETER, TRANSLATOR), default=INTERPRETER)
     arguments = parser.parse_args(argv)
-    bench = Bench(_RAM_SIZE)
+    bench = Bench(_RAM_SIZE, arguments.engine)
     passed: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for path in programs(arguments.folder, arguments.match):

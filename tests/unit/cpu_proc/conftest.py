@@ -1,4 +1,4 @@
-"""One hart for all tests, as it is after power-on."""
+"""One hart of each engine for all tests, as it is after power-on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.unit.cpu_proc.harness import Bench
 
 
-@pytest.fixture(scope="session")
-def _one_bench() -> Iterator[Bench]:
-    bench = Bench()
+@pytest.fixture(scope="session", params=[INTERPRETER, TRANSLATOR])
+def _one_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(engine_name=request.param)
     yield bench
     bench.close()
 

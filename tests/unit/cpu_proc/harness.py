@@ -9,7 +9,7 @@ from typing import Any
 
 from cpu_proc.clock import GuestClock
 from cpu_proc.engine import compiled
-from cpu_proc.hart import Hart
+from cpu_proc.hart import INTERPRETER, Hart
 from cpu_proc.isa.csr import STATEEN0_MASK, numbers
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import Shared
@@ -40,13 +40,14 @@ def anonymous(size: int, name: str = "test") -> Shared:
 class Bench:
     """One hart in M mode at the start of RAM, and shorthand for driving it."""
 
-    def __init__(self, ram_size: int = 4 << 20) -> None:
+    def __init__(self, ram_size: int = 4 << 20, engine_name: str = INTERPRETER) -> None:
         self.ram = anonymous(ram_size)
         self.irq = IrqPage(anonymous(IrqPage.SIZE))
         self.irq.format()
         self.clock = GuestClock(ClockPage(anonymous(ClockPage.SIZE)))
         self.clock.start()
         self.hart = Hart(0, engine(), self.ram, RAM, self.irq, self.clock.page)
+        self.hart.use(engine_name)
         self._ready()
 
     def reset(self) -> None:
@@ -130,8 +131,7 @@ class Bench:
         words = list(program)
         self.words(at, *words)
         self.hart["PC"] = at
-        self.hart["GENERATION"] += 1  # new code, as after fence.i
-        self.hart._tlb[:] = -1
+        self.hart.flush_translations()  # new code, as after fence.i
         return self.step(len(words) if count is None else count)
 
     def trapped(self, mode: str = "M") -> tuple[int, int, int]:

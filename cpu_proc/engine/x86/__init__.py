@@ -1,0 +1,1 @@
+"""The translator's emitter for x86-64."""
