@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from cpu_proc.engine import numbering  # noqa: F401  # declares the rows
 from cpu_proc.engine.float_constants import NAMES
-from cpu_proc.isa import (  # noqa: F401  # importing a module declares its rows
-    abi,
-    hints,
-    privileged,
-    rv64a,
-    rv64b,
-    rv64c,
-    rv64fd,
-    rv64i,
-    rv64m,
-    zfa,
-    zicbo,
-    zicond,
-)
+from cpu_proc.isa import abi
 from cpu_proc.isa.csr import numbers
 from cpu_proc.isa.table import AMO, LR, TABLE, Compressed, Format, Instruction, extraction
 

@@ -15,13 +15,14 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 PASSWORD = "busvm"
 
 
-def machine(image: Path, folder: Path, name: str) -> Path:
+def machine(image: Path, folder: Path, name: str, engine: str = "interp") -> Path:
     """Write a vm.toml with a copy of the image's disk."""
     shutil.copyfile(image / "root.ext4", folder / "root.ext4")
     (folder / "vm.toml").write_text(f"""
 [vm]
 name = "{name}"
 memory = "512M"
+engine = "{engine}"
 [boot]
 kernel = "{image / "vmlinuz"}"
 initrd = "{image / "initrd.img"}"
@@ -63,7 +64,7 @@ def test_login_work_and_power_off(debian: Path, tmp_path: Path) -> None:
 
 
 def test_another_image_boots_as_well(other_debian: Path, tmp_path: Path) -> None:
-    with up(machine(other_debian, tmp_path, "other")) as guest:
+    with up(machine(other_debian, tmp_path, "other", "translate")) as guest:
         guest.login(PASSWORD)
         assert guest.run("echo 2^70 | bc").strip() == str(2**70)
         assert "ELF 64-bit" in guest.run("file -L /bin/ls", 120)

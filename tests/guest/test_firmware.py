@@ -82,6 +82,7 @@ LINUX = """
 [vm]
 name = "{name}"
 memory = "512M"
+engine = "{engine}"
 interrupts = "{interrupts}"
 cpus = {cpus}
 [boot]
@@ -131,7 +132,15 @@ def test_debian_mounts_its_disk(
     more = f'firmware = "{installed(OPENSBI / firmware, "opensbi")}"\n' if firmware else ""
     more += '[[fw-cfg]]\nname = "opt/org.example/key"\nstring = "a value, with a comma"\n'
     name = f"debian-{interrupts}-{bus}-{'opensbi' if firmware else 'builtin'}"
-    text = LINUX.format(name=name, interrupts=interrupts, bus=bus, image=debian, more=more, cpus=cpus)
+    text = LINUX.format(
+        name=name,
+        engine="translate" if bus == "mmio" else "interp",
+        interrupts=interrupts,
+        bus=bus,
+        image=debian,
+        more=more,
+        cpus=cpus,
+    )
     with up(tmp_path, text) as guest:
         shell(guest)
         found = guest.run("cat /proc/interrupts")

@@ -68,7 +68,7 @@ def debug(guest: Guest, folder: Path, command: str, *lines: str) -> str:
 
 
 def test_a_system_call_and_a_driver_of_debians_kernel(debian: Path, tmp_path: Path) -> None:
-    with up(machine(debian, tmp_path, VM)) as guest:
+    with up(machine(debian, tmp_path, VM, "translate")) as guest:
         guest.login(PASSWORD)
         kallsyms = guest.run(f"grep -wE '{'|'.join(NAMES)}' /proc/kallsyms; dmesg -n 1")
         symbols(tmp_path / "symbols.elf", kallsyms)

@@ -35,6 +35,7 @@ def test_four_harts(image: Path, tmp_path: Path) -> None:
 name = "harts"
 memory = "768M"
 cpus = {HARTS}
+engine = "translate"
 [boot]
 kernel = "{image / "vmlinuz"}"
 initrd = "{image / "initrd.img"}"
