@@ -87,6 +87,7 @@ class Hart:
         self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
         self.engine_name = INTERPRETER
         self.condition = STARTED
+        self.waiting = False  # in a WFI that Python sees to the end of
         self.fences: list[tuple[Hart, int]] = []  # posts that must be seen before this hart goes on
         self.wake_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._memory = GuestMemory(ram, ram_base)
@@ -189,6 +190,7 @@ class Hart:
             if name != "MHARTID":
                 self[name] = 0
         self["PRIV"] = st.M
+        self.waiting = False
         self["RESERVATION"] = -1
         self["STIMECMP"] = self["MTIMECMP"] = -1  # unsigned: the end of time
         for name in ("EXIT", "MMIO_DONE", "TIMER_DUE", "LINES", "REMAINING", "PMP_OPEN"):

@@ -281,6 +281,8 @@ class Machine:
             while not self.gate.ended:
                 if hart["STOP_REQUEST"]:
                     self.gate.park(hart)
+                elif hart.waiting:
+                    self._idle(hart)
                 elif hart.condition == STARTED:
                     # a hart that never sleeps comes back now and then while the alarm is set
                     self._set_alarm(hart)
@@ -365,19 +367,30 @@ class Machine:
         hart["SLEEPING"] = 0
 
     def _idle(self, hart: Hart) -> None:
-        """Let a hart whose instructions are the clock sleep: time goes on to the next timer, or to what wakes it."""
-        while not (hart["STOP_REQUEST"] or self.irq.shared.u8[IrqPage.LOOK] or hart.pending_enabled()):
+        """Let a hart whose instructions are the clock sleep: time goes on to the next timer, or to what wakes it.
+
+        Whoever stops the harts to look at them is no event of the guest's: the hart stays ``waiting``, time stands.
+        """
+        hart.waiting = True
+        while not hart["STOP_REQUEST"]:
+            if self.irq.shared.u8[IrqPage.LOOK]:
+                with self.gate.lock:
+                    self._look()
+            if hart.pending_enabled():
+                hart.waiting = False
+                return
+            now = self.clock.ticks()
             due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
             alarm = self.board.rtc.next_alarm_s()
             if alarm is not None:
-                due = min(due, self.clock.ticks() + int(alarm * 1e9) // st.TICK_NS + 1)
-            ticks = due - self.clock.ticks()
-            wait = min(ticks * st.TICK_NS / 1e9, _LONGEST_SLEEP_S)
+                due = min(due, now + int(alarm * 1e9) // st.TICK_NS + 1)
+            ticks = min(due - now, int(_LONGEST_SLEEP_S * 1e9) // st.TICK_NS)
             before = time.monotonic_ns()
-            woken, _, _ = select.select([hart.wake_event, self.irq_event], [], [], wait)
-            elapsed = (time.monotonic_ns() - before) // st.TICK_NS
-            full = not woken and ticks * st.TICK_NS <= _LONGEST_SLEEP_S * 1e9
-            self.clock.set_ticks(self.clock.ticks() + (ticks if full else min(elapsed, ticks)))
+            woken, _, _ = select.select([hart.wake_event, self.irq_event], [], [], ticks * st.TICK_NS / 1e9)
+            if not woken:
+                self.clock.set_ticks(now + ticks)
+            elif self.irq_event in woken:
+                self.clock.set_ticks(now + min((time.monotonic_ns() - before) // st.TICK_NS, ticks))
             for fd in woken:
                 with suppress(BlockingIOError):
                     os.eventfd_read(fd)

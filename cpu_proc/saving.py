@@ -95,6 +95,7 @@ def _hart(hart: Hart) -> dict[str, Any]:
         "x": hart.x.tobytes(),
         "f": hart.f.tobytes(),
         "condition": hart.condition,
+        "waiting": hart.waiting,
     }
 
 
@@ -103,7 +104,7 @@ def _set_hart(hart: Hart, values: dict[str, Any]) -> None:
         hart[name] = values["slots"][name]
     for register_file, data in ((hart.x, values["x"]), (hart.f, values["f"])):
         register_file.view("u1")[:] = bytearray(data)
-    hart.condition = values["condition"]
+    hart.condition, hart.waiting = values["condition"], values["waiting"]
     hart.flush_translations()
 
 
