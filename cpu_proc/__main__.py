@@ -22,7 +22,7 @@ from cpu_proc.boot import config as boot_config
 from cpu_proc.boot.config import BootConfig
 from cpu_proc.place import Place
 from protocol import names
-from protocol.errors import BusvmError, ConfigError
+from protocol.errors import SOFTWARE, BusvmError, ConfigError
 from protocol.layout import ClockPage, IrqPage
 from protocol.log import setup
 from protocol.memory import created
@@ -33,7 +33,6 @@ logger = logging.getLogger("cpu_proc")
 _MEMORY_UNIT = 2 << 20
 _MEMORY_LEAST = 16 << 20
 HARTS_MAX = 64
-SOFTWARE = 70  # EX_SOFTWARE of sysexits
 
 
 @dataclass(frozen=True)

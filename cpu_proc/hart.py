@@ -212,9 +212,17 @@ class Hart:
         self["MSTATEEN0"] = STATEEN0_MASK
         for place in (1, 2, 3):
             self[f"MSTATEEN{place}"] = -(1 << 63)
-        self["PMPADDR0"], self["PMPCFG0"], self["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1  # all memory to everybody
+        self.open_memory()
         self["BUILTIN_SBI"] = 1
         self.x[10], self.x[11] = a0, a1
+
+    def open_memory(self) -> None:
+        """Let S and U mode reach all memory: one entry, NAPOT over everything."""
+        self["PMPADDR0"], self["PMPCFG0"], self["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
+
+    def next_timer(self) -> int:
+        """Return the tick at which the next timer interrupt is due."""
+        return min(self["STIMECMP"] & (1 << 64) - 1, self["MTIMECMP"] & (1 << 64) - 1)
 
     def enter_machine(self, pc: int) -> None:
         """Begin in M mode at ``pc``, with registers as after a reset."""

@@ -31,7 +31,7 @@ from cpu_proc.clock import REAL, GuestClock, InstructionClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
 from cpu_proc.hart import INTERPRETER, LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
-from protocol.errors import BusvmError
+from protocol.errors import SOFTWARE, BusvmError
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory, Shared, full_fence
 
@@ -271,7 +271,7 @@ class Machine:
             self.load_guest()
         except (BusvmError, OSError):
             logger.exception("the guest cannot be loaded again")
-            self.power_off(70)  # EX_SOFTWARE
+            self.power_off(SOFTWARE)
         self.events.reset()
 
     # the harts' threads
@@ -291,7 +291,7 @@ class Machine:
                     self._sleep(hart)
         except Exception:
             logger.exception("the CPU process failed on hart %d at pc=%#x", hart.index, hart["PC"])
-            self.power_off(70)  # EX_SOFTWARE: our own fault, said with a traceback in the log
+            self.power_off(SOFTWARE)  # our own fault, said with a traceback in the log
         with self.gate.lock:
             self._running -= 1
             last = self._running == 0
@@ -380,7 +380,7 @@ class Machine:
                 hart.waiting = False
                 return
             now = self.clock.ticks()
-            due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
+            due = hart.next_timer()
             alarm = self.board.rtc.next_alarm_s()
             if alarm is not None:
                 due = min(due, now + int(alarm * 1e9) // st.TICK_NS + 1)
@@ -397,8 +397,7 @@ class Machine:
             self.board.rtc.tick()
 
     def _until_timer(self, hart: Hart) -> float:
-        due = min(hart["STIMECMP"] & _NEVER, hart["MTIMECMP"] & _NEVER)
-        return min(_LONGEST_SLEEP_S, max(0, due - self.clock.ticks()) * st.TICK_NS / 1e9)
+        return min(_LONGEST_SLEEP_S, max(0, hart.next_timer() - self.clock.ticks()) * st.TICK_NS / 1e9)
 
     def _set_state(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason

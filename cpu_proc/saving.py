@@ -22,7 +22,6 @@ from protocol.errors import ConfigError, HostError
 VERSION = 1
 _BLOCK = 1 << 16
 _STATE, _RAM = "state", "ram"
-_PLAIN = (int, bool, bytes, list)
 
 
 def save(machine: Machine, folder: Path) -> None:
@@ -66,11 +65,9 @@ def load(machine: Machine, folder: Path) -> None:
             raise ConfigError(f"{folder} is of another machine: {state['machine']}, this one is {_shape(machine)}")
         _read_ram(machine, folder / _RAM)
         machine.blob, machine.board.rom.data = state["blob"], state["rom"]
+        machine.clock.set_ticks(state["time_ns"] // st.TICK_NS)  # where instructions are the clock, the hart's count
         for hart, values in zip(machine.harts, state["harts"], strict=True):
             _set_hart(hart, values)
-        machine.clock.set_ticks(state["time_ns"] // st.TICK_NS)
-        for hart, values in zip(machine.harts, state["harts"], strict=True):
-            hart["ICOUNT_BASE"] = values["slots"]["ICOUNT_BASE"]
         for name, device in machine.board.stateful().items():
             _set_fields(device, state["devices"][name])
         machine.board.update_windows()

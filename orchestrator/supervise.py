@@ -22,15 +22,13 @@ from orchestrator.report import Report
 from orchestrator.restart import Again, Policy
 from orchestrator.spawn import Child, status_text
 from orchestrator.watch import Watcher
-from protocol.errors import BusvmError, HostError
+from protocol.errors import SOFTWARE, BusvmError, HostError
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for a guest to power down
 _QUIT_S = 5.0
 _KILL_S = 3.0
-
-_SOFTWARE = 70  # of the CPU process: a fault of our own, with a traceback in its log
 
 
 class Supervisor:
@@ -106,7 +104,7 @@ class Supervisor:
             self._finish(self._forced)
         elif status is None:
             self._finish(BusvmError("the machine process ended without an exit status", hint="was it killed?"))
-        elif not self._watcher.has_run and (status == _SOFTWARE or (status in (2, 4) and faults.said(lines)[0])):
+        elif not self._watcher.has_run and (status == SOFTWARE or (status in (2, 4) and faults.said(lines)[0])):
             self._finish(faults.explain(self._config, CPU, status_text(status), status, lines))
         elif status < 0:
             hint = f"its last words: {faults.last_words(lines)}" if faults.last_words(lines) else None

@@ -15,6 +15,8 @@ writes are dropped, a counter goes up.
 
 from __future__ import annotations
 
+SOFTWARE = 70  # exit status of a process after a fault of our own, with a traceback in its log (EX_SOFTWARE)
+
 
 class BusvmError(Exception):
     """Base of all: one line for people, and a hint on what to do about it.

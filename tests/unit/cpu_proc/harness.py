@@ -69,7 +69,7 @@ class Bench:
 
     def open_memory(self) -> None:
         """Let S and U mode reach all memory, as firmware does."""
-        self.hart["PMPADDR0"], self.hart["PMPCFG0"], self.hart["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
+        self.hart.open_memory()
 
     # memory
 
