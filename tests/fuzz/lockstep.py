@@ -2,6 +2,7 @@
 
     python -m tests.fuzz.lockstep boot --kernel vmlinuz --initrd initrd.img --until "busvm initramfs: up"
     python -m tests.fuzz.lockstep programs --instructions 1G
+    python -m tests.fuzz.lockstep mazes --instructions 1G
 
 A quantum is from 1 to ``--most`` instructions, small ones as often as large ones: after small ones little is hidden by
 what follows, large ones let blocks run on from one to the next. A difference is chased down to the instruction after
@@ -28,7 +29,7 @@ from cpu_proc.engine import state as st
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.hart import Hart
 from protocol.sizes import parse_size
-from tests.fuzz import image, programs
+from tests.fuzz import image, mazes, programs
 from tests.fuzz.runners import MEMORY
 from tests.fuzz.twins import Guest, Side, Twins
 from tests.unit.cpu_proc.harness import RAM
@@ -37,6 +38,7 @@ MOST = 20_000  # instructions in a quantum
 EVERY = 50_000_000  # instructions between two comparisons of memory
 SHOWN_BEFORE = 64  # instructions: more than a block has
 PROGRAMS, ROUNDS = 40, 100
+MAZE = 1_000_000  # instructions in each
 _MASK = (1 << 64) - 1
 _SAY_EVERY_S = 10
 
@@ -222,11 +224,20 @@ def _table(differences: Sequence[tuple[str, int, int]]) -> list[str]:
 
 
 def program_guest(seed: int, group: str, folder: Path, count: int = PROGRAMS, rounds: int = ROUNDS) -> Guest:
-    """Return random programs as a guest."""
-    path = folder / "programs"
-    path.write_bytes(image.build([programs.generate(seed + number, group) for number in range(count)], rounds))
-    load = Load("programs", RAM, path, force_raw=True)
-    return Guest(BootConfig(None, loads=(load,)), MEMORY, bare=True)
+    """Return random programs in straight lines as a guest."""
+    chosen = [programs.generate(seed + number, group) for number in range(count)]
+    return Guest(_bare(image.build(chosen, rounds), folder), MEMORY, bare=True)
+
+
+def maze_guest(seed: int, paged: bool, folder: Path) -> Guest:
+    """Return a random program that jumps about for ever."""
+    return Guest(_bare(mazes.build(seed, paged), folder), mazes.MEMORY)
+
+
+def _bare(data: bytes, folder: Path) -> BootConfig:
+    path = folder / "image"
+    path.write_bytes(data)
+    return BootConfig(None, loads=(Load("image", RAM, path, force_raw=True),))
 
 
 # the command
@@ -250,9 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     boot.add_argument("--interrupts", choices=("aia", "plic"), default="aia")
     boot.add_argument("--until", default="", metavar="TEXT", help="end when this is on the console")
     boot.add_argument("--echo", action="store_true", help="print the console at the end")
-    random_ones = what.add_parser("programs", help="random programs")
-    random_ones.add_argument("--group", choices=["all", *programs.groups()], default="all")
-    for each in (boot, random_ones):
+    straight = what.add_parser("programs", help="random programs in straight lines, by extension")
+    straight.add_argument("--group", choices=["all", *programs.groups()], default="all")
+    jumping = what.add_parser("mazes", help="random programs that jump about, with and without paging")
+    for each in (boot, straight, jumping):
         each.add_argument("--instructions", type=_number, default=10**9, help="such as 500M or 2G")
         each.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
         each.add_argument("--most", type=int, default=MOST, help="instructions in a quantum")
@@ -266,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"seed {arguments.seed}", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lockstep") as name:
-        run = _boot if arguments.what == "boot" else _programs
+        run = {"boot": _boot, "programs": _programs, "mazes": _mazes}[arguments.what]
         steps, found = run(arguments, Path(name))
     spent = time.monotonic() - started
     print(found or f"{steps} instructions alike, {steps / spent / 1e6:.1f} million a second", flush=True)
@@ -277,12 +289,15 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _lockstep(guest: Guest, arguments: argparse.Namespace, folder: Path) -> Lockstep:
+    return Lockstep(guest, folder, seed=arguments.seed, most=arguments.most, every=arguments.every, say=_say)
+
+
 def _boot(arguments: argparse.Namespace, folder: Path) -> tuple[int, str]:
     kernel = arguments.kernel or (None if arguments.firmware else embedded.elf_path())
     boot = BootConfig(kernel, arguments.initrd, arguments.cmdline, arguments.firmware)
     guest = Guest(boot, parse_size(arguments.memory), arguments.interrupts)
-    seed, most, every = arguments.seed, arguments.most, arguments.every
-    lockstep = Lockstep(guest, folder, seed=seed, most=most, every=every, say=_say)
+    lockstep = _lockstep(guest, arguments, folder)
     found = lockstep.run(arguments.instructions, arguments.until)
     if arguments.echo:
         print(lockstep.console)
@@ -291,20 +306,36 @@ def _boot(arguments: argparse.Namespace, folder: Path) -> tuple[int, str]:
 
 
 def _programs(arguments: argparse.Namespace, folder: Path) -> tuple[int, str]:
-    steps, seed = 0, arguments.seed
     groups = ["", *programs.groups()] if arguments.group == "all" else [arguments.group]
-    for group in itertools.cycle(groups):
-        guest = program_guest(seed, group, folder)
-        lockstep = Lockstep(guest, folder, seed=seed, most=arguments.most, every=arguments.every)
-        found = lockstep.run(1 << 62)
+    guests = (
+        (f"programs of {group or 'all groups'}, first seed {seed}", program_guest(seed, group, folder), 1 << 62)
+        for seed, group in zip(itertools.count(arguments.seed, PROGRAMS), itertools.cycle(groups), strict=False)
+    )
+    return _many(guests, arguments, folder)
+
+
+def _mazes(arguments: argparse.Namespace, folder: Path) -> tuple[int, str]:
+    guests = (
+        (f"maze of seed {seed}, {'paged' if paged else 'not paged'}", maze_guest(seed, paged, folder), MAZE)
+        for seed in itertools.count(arguments.seed)
+        for paged in (False, True)
+    )
+    return _many(guests, arguments, folder)
+
+
+def _many(guests: Iterator[tuple[str, Guest, int]], arguments: argparse.Namespace, folder: Path) -> tuple[int, str]:
+    """Run guest after guest; each comes with its name and how many instructions it may take."""
+    steps, next_said = 0, time.monotonic() + _SAY_EVERY_S
+    for name, guest, limit in guests:
+        lockstep = _lockstep(guest, arguments, folder)
+        found = lockstep.run(limit)
         steps += lockstep.steps
-        if found:
-            return steps, f"programs of {group or 'all groups'}, first seed {seed}: {found}"
-        if steps >= arguments.instructions:
-            return steps, ""
-        seed += PROGRAMS
-        _say(f"{group or 'mixed'}: {lockstep.steps} instructions alike")
-    raise AssertionError
+        if found or steps >= arguments.instructions:
+            return steps, f"{name}: {found}" if found else ""
+        if time.monotonic() > next_said:
+            next_said += _SAY_EVERY_S
+            _say(f"{steps / 1e6:.0f} million instructions alike, the last of {name}")
+    raise AssertionError("guests have no end")
 
 
 if __name__ == "__main__":

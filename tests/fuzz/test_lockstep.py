@@ -11,7 +11,7 @@ import guest as embedded
 from cpu_proc.boot.config import BootConfig
 from cpu_proc.hart import TRANSLATOR
 from tests.fuzz import lockstep, programs
-from tests.fuzz.lockstep import Lockstep, program_guest, quanta
+from tests.fuzz.lockstep import Lockstep, maze_guest, program_guest, quanta
 from tests.fuzz.twins import Guest, Side, Twins
 from tests.unit.cpu_proc import clockwork
 
@@ -22,6 +22,24 @@ SPOILT_AT = 123_456
 def test_random_programs_are_alike(group: str, tmp_path: Path) -> None:
     guest = program_guest(7000, group, tmp_path, count=6, rounds=12)
     assert Lockstep(guest, tmp_path, seed=1, most=2000).run(1 << 40) == ""
+
+
+@pytest.mark.parametrize("paged", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_mazes_are_alike(seed: int, paged: bool, tmp_path: Path) -> None:
+    run = Lockstep(maze_guest(seed, paged, tmp_path), tmp_path, seed=seed, most=3000)
+    assert run.run(200_000) == ""
+    assert not run.ended
+
+
+def test_a_maze_does_not_go_in_circles(tmp_path: Path) -> None:
+    twins = Twins(maze_guest(3, True, tmp_path))
+    twins.advance(300_000)
+    hart = twins.other.hart
+    assert hart["BLOCKS"] > 1000
+    assert hart["TRAPS"] > 500
+    assert hart["FETCH_MISSES"] > 1500  # pages were exchanged
+    twins.close()
 
 
 @pytest.mark.parametrize("interrupts", ["aia", "plic"])
