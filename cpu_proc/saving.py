@@ -138,6 +138,6 @@ def _read_ram(machine: Machine, path: Path) -> None:
         if os.fstat(file.fileno()).st_size != machine.ram.size:
             raise ConfigError(f"{path} is cut off")
         for offset in range(0, machine.ram.size, _BLOCK):
-            block = file.read(_BLOCK)
-            if any(block):
-                machine.ram.u8[offset : offset + _BLOCK] = block
+            block, place = file.read(_BLOCK), machine.ram.u8[offset : offset + _BLOCK]
+            if block != bytes(place):  # what is as it was stays untouched: most is empty, in both
+                place[:] = block

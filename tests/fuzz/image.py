@@ -56,7 +56,7 @@ def _tables() -> bytes:
     return struct.pack(f"<{3 * ENTRIES}Q", *integers, *floats, *rounding)
 
 
-class _Image:
+class Code:
     """Code under construction, at the start of RAM."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Image:
         self.add(jal(1, target - self.here))
 
 
-def _handler(image: _Image) -> int:
+def _handler(image: Code) -> int:
     start = image.here
     image.add(
         store("d", 29, 31, SAVED),
@@ -111,7 +111,7 @@ def _handler(image: _Image) -> int:
     return start
 
 
-def _refill(image: _Image) -> int:
+def _refill(image: Code) -> int:
     """Append the routine that makes up the registers: entries of a table, half of them with random bits over them."""
     start = image.here
     image.add(load("d", 5, 31, STATE), *li(6, _LCG))
@@ -141,7 +141,7 @@ def _refill(image: _Image) -> int:
     return start
 
 
-def _digest(image: _Image) -> int:
+def _digest(image: Code) -> int:
     """Append the routine that hashes what came out and leaves the number of rounds to go in x10."""
     start = image.here
     image.add(load("d", 5, 31, HASH), *li(6, _MIX))
@@ -161,7 +161,7 @@ def _digest(image: _Image) -> int:
     return start
 
 
-def _finish(image: _Image, count: int) -> None:
+def _finish(image: Code, count: int) -> None:
     """Append the end: say so in ``tohost``, write the contexts to the UART, power off."""
     image.add(*li(10, 1), *li(9, TOHOST), store("d", 10, 9))
     # x5 … x8: context, byte, end of the bytes, end of the contexts
@@ -185,7 +185,7 @@ def _finish(image: _Image, count: int) -> None:
 
 def build(programs: list[Program], rounds: int) -> bytes:
     """Return the image of ``programs``, to be loaded at the start of RAM and entered there."""
-    image = _Image()
+    image = Code()
     image.add(jal(0, 0))
     handler, refill, digest = _handler(image), _refill(image), _digest(image)
     image.code[:4] = jal(0, image.here - RAM).to_bytes(4, "little")

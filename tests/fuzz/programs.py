@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from dataclasses import dataclass, field
@@ -161,8 +162,23 @@ def _reserved_pair(chosen: random.Random) -> list[int]:
     ]
 
 
-def _mixed(chosen: random.Random, rows: list[Instruction], floats: list[Instruction]) -> list[int]:
+@functools.cache
+def _base() -> tuple[list[Instruction], list[Instruction]]:
+    """Return what is mixed in everywhere, without and with floating point."""
+    base = [row for row in TABLE.instructions if set(row.extension.split()) & {*BASE_EXTENSIONS, "zicsr"}]
+    rows = [row for row in base if row.kind in (Kind.VALUE, Kind.LOAD, Kind.STORE, Kind.AMO)]
+    rows += [row for row in TABLE.instructions if row.name in _STRAIGHT]
+    return rows, [row for row in base if row.kind is Kind.FLOAT]
+
+
+def value(chosen: random.Random) -> int:
+    """Return an instruction that only computes."""
+    return _long(chosen, chosen.choice([row for row in TABLE.instructions if row.kind is Kind.VALUE]))
+
+
+def mixed(chosen: random.Random) -> list[int]:
     """Return an instruction of any kind."""
+    rows, floats = _base()
     kind = chosen.randrange(20)
     if kind < 6:
         return [_long(chosen, chosen.choice(floats))]
@@ -184,14 +200,10 @@ def generate(seed: int, group: str = "", length: int = LENGTH) -> Program:
     chosen = random.Random(f"{seed} {group}")
     program = Program(seed)
     words = program.words
-    base = [row for row in TABLE.instructions if set(row.extension.split()) & {*BASE_EXTENSIONS, "zicsr"}]
-    rows = [row for row in base if row.kind in (Kind.VALUE, Kind.LOAD, Kind.STORE, Kind.AMO)]
-    rows += [row for row in TABLE.instructions if row.name in _STRAIGHT]
-    floats = [row for row in base if row.kind is Kind.FLOAT]
     own = [row for row in TABLE.instructions if group in row.extension.split()]
     while len(words) < length:
         if not group or chosen.random() < 0.3:
-            words += _mixed(chosen, rows, floats)
+            words += mixed(chosen)
             continue
         row = chosen.choice(own) if own else None
         if row is None:  # c

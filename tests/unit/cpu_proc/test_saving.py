@@ -80,6 +80,24 @@ def test_what_is_saved_is_what_is_loaded(kernel: Path, tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_memory_that_the_guest_cleared_is_clear_in_the_loaded_machine(kernel: Path, tmp_path: Path) -> None:
+    """A machine is loaded after its kernel was placed: what was placed must not shine through."""
+    saved = clockwork.machine(kernel, lambda: None)
+    offset = clockwork.ENTRY - clockwork.RAM
+    assert any(saved.ram.u8[offset : offset + 4096])
+    saved.ram.u8[:] = bytes(saved.ram.size)
+    saved.ram.u64[100] = 7
+    saving.save(saved, tmp_path / "state")
+    close(saved)
+    loaded = clockwork.machine(kernel, lambda: None)
+    saving.load(loaded, tmp_path / "state")
+    assert loaded.ram.u64[100] == 7
+    loaded.ram.u64[100] = 0
+    clear = bytes(loaded.ram.u8) == bytes(loaded.ram.size)
+    close(loaded)
+    assert clear
+
+
 def close(machine: Machine) -> None:
     machine.close()
     for shared in (machine.ram, machine.irq.shared, machine.clock.page.shared):
