@@ -49,7 +49,10 @@ def words_ahead(S, decoded, offset):
 def missed(S, X, fetches):
     # fill the TLB for the access at S[PC]; tell whether the block can go on with it
     pc = S[PC]
-    w = load_i64(load_i64(fetches + ((pc >> 8) & {_TLB_MASK:#x}) + 8) + ((pc & 0xFFF) << 2))
+    k = fetches + ((pc >> 8) & {_TLB_MASK:#x})
+    if load_i64(k) != pc & -4096:  # the cache of jumps knows more pages than the TLB
+        return False
+    w = load_i64(load_i64(k + 8) + ((pc & 0xFFF) << 2))
     form = FORMS[w & 0x3FF, 0]
     size = FORMS[w & 0x3FF, 3]
     va = load_i64(X + (w >> 13 & 0xF8)) + (w >> 32)
