@@ -6,10 +6,12 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from benchmarks.machines import disk_options, engine, orchestrator_command, qemu_command
+from benchmarks.workloads import host_time
 from benchmarks.workloads.console import Console, GuestError
 from benchmarks.workloads.image import INIT, Image, results
 
@@ -18,9 +20,10 @@ _ENGINE = "translate"
 
 
 class Emulator(Protocol):
-    """How a machine is started, and which of its processes count."""
+    """How a machine is started, and its processes, of which ``hart`` is the one that executes."""
 
     name: str
+    hart: str
 
     def command(self, cmdline: str, disk: Path) -> list[str]:
         """Return what boots ``disk``, its console on standard input and output."""
@@ -31,6 +34,8 @@ class Emulator(Protocol):
 
 class Busvm:
     """This project's machine."""
+
+    hart = "cpu"
 
     def __init__(self, image: Image, folder: Path) -> None:
         self._image, self._folder = image, folder
@@ -49,16 +54,16 @@ class Busvm:
         return orchestrator_command("up", str(path))
 
     def processes(self, pid: int) -> dict[str, int]:
-        """Return the CPU process and the device processes."""
+        """Return the processes of the machine, and the command itself."""
         command = orchestrator_command("ps", self._vm, "--json")
         listing = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        return {row["id"]: row["pid"] for row in listing["processes"]}
+        return {"orchestrator": pid} | {row["id"]: row["pid"] for row in listing["processes"]}
 
 
 class Qemu:
     """The peer: TCG on plain ``virt``."""
 
-    name = "QEMU"
+    name, hart = "QEMU", "qemu"
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -73,26 +78,39 @@ class Qemu:
         return {"qemu": pid}
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and what part of its time the host ran the hart that wanted to run."""
+
+    output: str
+    host_part: float
+
+
 class Guest:
     """One emulator with a guest that runs commands, started when it is first asked, and again after a failure."""
 
     def __init__(self, emulator: Emulator, image: Image, folder: Path) -> None:
         self.emulator = emulator
         self._image = image
-        self._disk = folder / f"{emulator.name.replace(' ', '-')}.ext4"
+        name = emulator.name.replace(" ", "-")
+        self._disk, self._log = folder / f"{name}.ext4", results() / f"{name}.log"
+        self._log.unlink(missing_ok=True)
         self._console: Console | None = None
+        self._hart = 0  # the process
 
-    def run(self, line: str, timeout_s: float) -> str:
-        """Return what ``line`` prints.
+    def run(self, line: str, timeout_s: float) -> Done:
+        """Run ``line`` to its end.
 
         Raises:
             GuestError: it hangs or fails; a guest that hangs is given up.
         """
         if self._console is None:
             command = self.emulator.command(f"{_CMDLINE} quiet init={INIT}", self._image.copy_of_disk(self._disk))
-            self._console = Console(command, results() / f"{self.emulator.name.replace(' ', '-')}.log")
+            self._console = Console(command, self._log)
+            self._hart = self.emulator.processes(self._console.pid)[self.emulator.hart]
+        host_part = host_time.watch(self._hart)
         try:
-            return self._console.run(line, timeout_s)
+            return Done(self._console.run(line, timeout_s), host_part())
         except GuestError:
             self.close()
             raise

@@ -12,7 +12,7 @@ COREMARK = "coremark"
 
 @dataclass(frozen=True)
 class Row:
-    """One workload; ``pattern`` has one group, the figure. More is better."""
+    """One workload; ``pattern`` has one group, the figure. More is better. ``alone``: only the hart works for it."""
 
     name: str
     title: str
@@ -20,6 +20,7 @@ class Row:
     pattern: str
     unit: str
     goal: float
+    alone: bool = True
 
     def figure(self, output: str) -> float:
         """Return the figure in what the command printed.
@@ -65,7 +66,9 @@ ROWS = (
     Row("fannkuch", "Python: fannkuch (integers, lists)", *_loop("fannkuch"), "1/s", INTEGER),
     Row("words", "Python: words (dictionaries, strings)", *_loop("words"), "1/s", INTEGER),
     Row("nbody", "Python: n bodies (floating point)", *_loop("nbody"), "1/s", OTHER),
-    Row("fio", "fio 4 KiB random read, depth 32", _FIO, r"^3;(?:[^;]*;){6}(\d+);", "IOPS", OTHER),
+    Row(
+        "fio", "fio 4 KiB random read, depth 32", _FIO, r"^3;(?:[^;]*;){6}(\d+);", "IOPS", OTHER, alone=False,
+    ),
     Row(
         "iperf3", "iperf3 over loopback (there is no NIC)", "iperf3 -c 127.0.0.1 -t 2 -f m",
         r"([\d.]+) Mbits/sec +receiver", "Mbit/s", OTHER,
