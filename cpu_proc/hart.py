@@ -93,6 +93,7 @@ class Hart:
         self._memory = GuestMemory(ram, ram_base)
         self._code = DecodedCode(ram.size)
         self._tlb = np.full(st.TLB_WORDS, -1, np.int64)
+        self._filled = np.zeros(2 * st.FILLED_MOST, np.int64)
         self._crossings = np.full(st.CROSSINGS * 2, -1, np.int64)
         self._timespec = np.zeros(2, np.int64)
         self._timeout = np.zeros(2, np.int64)
@@ -113,6 +114,7 @@ class Hart:
             "UNDECODED_HOST": self._code.undecoded,
             "GENERATION": 1,
             "TLB_HOST": int(self._tlb.ctypes.data),
+            "FILLED_HOST": int(self._filled.ctypes.data),
             "CROSSING_HOST": int(self._crossings.ctypes.data),
             "LOOK_HOST": address_of(irq.shared, IrqPage.LOOK),
             "CLOCK_FUNCTION": _address("clock_gettime"),

@@ -51,6 +51,8 @@ class TranslationBuffer:
         self._jumps = mmap.mmap(-1, st.JUMP_BYTES * st.TLB_MODES)
         self._fixups = mmap.mmap(-1, _WAYS_OUT * ROW)
         self._escapes = mmap.mmap(-1, mmap.PAGESIZE)
+        self._kept = mmap.mmap(-1, st.KEPT_MOST * 8)
+        self._straddles = mmap.mmap(-1, ram_size >> 12)
         for at, code in _PARTS.values():
             self._writable[at : at + len(code)] = code
         self.forget_jumps()
@@ -72,6 +74,8 @@ class TranslationBuffer:
             "JUMPS_HOST": _address(self._jumps),
             "FIXUPS_HOST": _address(self._fixups),
             "ESCAPES_HOST": _address(self._escapes),
+            "KEPT_HOST": _address(self._kept),
+            "STRADDLES_HOST": _address(self._straddles),
             **{name: executable + at for name, (at, _) in _PARTS.items() if name in st.SLOTS},
         }
 

@@ -24,7 +24,7 @@ from cpu_proc.engine.native import (
 )
 from cpu_proc.engine.pmp import permitted, uniform
 from cpu_proc.engine.posts import post_message
-from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, effective_privilege, fault, fill, in_ram, tlb_mode
+from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, effective_privilege, fault, fill, in_ram
 from cpu_proc.engine.walk import translate
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -44,8 +44,12 @@ def keep(S, va, pa, access):
     """Enter the translation into the TLB, unless the page has parts of different protection, or is watched."""
     if S[st.WATCHES] and watched_page(S, va):
         return
-    if uniform(S, pa & -4096):
-        fill(S, va, pa, access)
+    page = pa & -4096
+    if uniform(S, page):
+        privilege = effective_privilege(S, access)
+        loads = access == LOAD or permitted(S, page, 1, LOAD, privilege)
+        stores = access == STORE or (S[st.WRITABLE] and permitted(S, page, 1, STORE, privilege))
+        fill(S, va, pa, access, loads, stores)
 
 
 @jit
@@ -72,6 +76,12 @@ def poke(host, size, value):
 
 
 @jit
+def tag_of(S, va, access):
+    """Return the page that the TLB has in the place of this one."""
+    return load_i64(data_entry(S, va, access) + (st.DATA_STORES if access == STORE else st.DATA_LOADS))
+
+
+@jit
 def filled(S, va, size, access):
     """Have the TLB translate an access to RAM that is within one page; tell whether it does now.
 
@@ -86,9 +96,7 @@ def filled(S, va, size, access):
     if not in_ram(S, pa, size):
         return False
     keep(S, va, pa, access)
-    part = st.TLB_LOADS if access == LOAD else st.TLB_STORES
-    place = part + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * 2
-    return load_i64(S[st.TLB_HOST] + place * 8) == va & -4096
+    return tag_of(S, va, access) == va & -4096
 
 
 @jit
@@ -300,11 +308,8 @@ def host_for_atomic(S, va, size, access):
     if va & (size - 1):
         fault(S, 6 if access == STORE else 4, va)  # address misaligned
         return 0
-    page = va & -4096
-    part = st.TLB_LOADS if access == LOAD else st.TLB_STORES
-    slot = S[st.TLB_HOST] + (part + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * 2) * 8
-    if load_i64(slot) == page:
-        return va + load_i64(slot + 8)
+    if tag_of(S, va, access) == va & -4096:
+        return va + load_i64(data_entry(S, va, access) + st.DATA_ADDEND)
     pa = checked(S, va, size, access)
     if S[st.EXIT] != 0:
         return 0

@@ -11,7 +11,7 @@ from cpu_proc.engine.access import window_of
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import call_3, load_i64, load_u16, store_64
 from cpu_proc.engine.pmp import permitted, uniform
-from cpu_proc.engine.tlb import ACCESS_FAULT, FETCH, NOWHERE, fault, in_ram, tlb_mode
+from cpu_proc.engine.tlb import ACCESS_FAULT, FETCH, NOWHERE, fault, fetch_entry, in_ram
 from cpu_proc.engine.walk import translate
 from cpu_proc.engine.x86.blocks import forget_page
 
@@ -61,9 +61,12 @@ def fetch_page(S, va):
                 store_64(decoded + i, 0)
             forget_page(S, decoded)
         store_64(generation, S[st.GENERATION])
-    slot = S[st.TLB_HOST] + (st.TLB_FETCHES + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, FETCH)) * 2) * 8
+    slot = fetch_entry(S, va)
     store_64(slot, va & -4096)
     store_64(slot + 8, decoded)
+    if S[st.FILLED_FETCHES] < st.FILLED_MOST:
+        store_64(S[st.FILLED_HOST] + (st.FILLED_MOST + S[st.FILLED_FETCHES]) * 8, slot)
+        S[st.FILLED_FETCHES] += 1
     return decoded
 
 

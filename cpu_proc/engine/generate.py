@@ -22,7 +22,8 @@ from cpu_proc.isa.precision import FRACTION
 from cpu_proc.isa.table import Instruction, Kind
 
 _TOGETHER = 9  # floating-point instructions in one function: each call in it costs every entry two stores
-TLB_MASK = (st.TLB_ENTRIES - 1) * 16  # (address >> 8) under it is the byte offset of a TLB entry
+DATA_MASK = (st.TLB_ENTRIES - 1) * st.DATA_BYTES  # (address >> 7) under it is the byte offset of a TLB entry for data
+FETCH_MASK = (st.TLB_ENTRIES - 1) * st.FETCH_BYTES  # (address >> 8), for code
 SLICE = 2048  # instructions between two looks at the clock and the devices
 SLICE_TRANSLATED = 16384  # of those that take a tenth of the time
 
@@ -73,12 +74,12 @@ def _hot(row: Instruction) -> list[str]:
     body = floats if row.result != "x" else []
     if row.kind is Kind.LOAD:
         sign = "i" if row.signed else "u"
-        fast = f"load_{sign}{row.width}(a + load_i64(k + 8))"
+        fast = f"load_{sign}{row.width}(a + load_i64(k + {st.DATA_ADDEND}))"
         slow = "v" if row.signed or size == 8 else f"v & {(1 << row.width) - 1:#x}"
         body = [
             *body,
             f"a = {value}",
-            f"k = loads + ((a >> 8) & {TLB_MASK:#x})",
+            f"k = entries + ((a >> 7) & {DATA_MASK:#x})",
             f"if load_i64(k) == a & {tag}:",
             f"    {_RESULT[row.result].format(fast)}",
             "else:",
@@ -93,9 +94,9 @@ def _hot(row: Instruction) -> list[str]:
     return [
         *body,
         f"a = {value}",
-        f"k = stores + ((a >> 8) & {TLB_MASK:#x})",
-        f"if load_i64(k) == a & {tag}:",
-        f"    store_{row.width}(a + load_i64(k + 8), {data})",
+        f"k = entries + ((a >> 7) & {DATA_MASK:#x})",
+        f"if load_i64(k + {st.DATA_STORES}) == a & {tag}:",
+        f"    store_{row.width}(a + load_i64(k + {st.DATA_ADDEND}), {data})",
         "else:",
         "    S[PC] = pc",
         f"    store_slow(S, a, {size}, {data})",
@@ -218,10 +219,10 @@ from cpu_proc.engine.waiting import wait
 from cpu_proc.engine.access import filled
 from cpu_proc.engine.x86.assembler import patch
 from cpu_proc.engine.x86.blocks import (
-    ON_FLOAT, ON_FUEL, ON_MISS, TO_CHAIN, TO_INTERPRET, TO_LOOK_UP, UNTRANSLATED, keep_jump
+    ON_FLOAT, ON_FUEL, ON_MISS, TO_CHAIN, TO_INTERPRET, TO_LOOK_UP, UNTRANSLATED, forget_jumps, forget_page, keep_jump
 )
-from cpu_proc.engine.x86.templates import FORMS
-from cpu_proc.engine.x86.translate import ends, form_of, is_atomic, is_store, translate
+from cpu_proc.engine.x86.forms import FORMS, ends, form_of, is_atomic, is_store
+from cpu_proc.engine.x86.translate import translate
 '''
 
 
@@ -355,23 +356,22 @@ def run(S, X, F):
         S[BUDGET] -= n
         S[INSTRET] += n
         pc = S[PC]
-        loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
-        stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
-        fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
+        entries = S[TLB_HOST] + tlb_mode(S, 1) * {st.DATA_BYTES}
+        fetches = S[TLB_HOST] + {st.TLB_FETCHES * 8} + tlb_mode(S, 0) * {st.FETCH_BYTES}
         page = 1  # no page: pages are multiples of 4096
         decoded = 0
         while n > 0:
             floor = 0
             if S[TRANSLATING] and S[BREAKS] == 0:  # breakpoints are the interpreter's to find
                 S[PC] = pc
-                n = translated(S, X, n, loads, fetches)
+                n = translated(S, X, n, entries, fetches)
                 pc = S[PC]
                 page = 1
                 floor = n - S[INTERPRET] if n > 0 else 0
             while n > floor:
                 n -= 1
                 if pc & -4096 != page:
-                    k = fetches + ((pc >> 8) & {TLB_MASK:#x})
+                    k = fetches + ((pc >> 8) & {FETCH_MASK:#x})
                     page = pc & -4096
                     if load_i64(k) == page:
                         decoded = load_i64(k + 8)
@@ -406,9 +406,8 @@ def run(S, X, F):
                             S[BUDGET] += n - S[REMAINING]
                             n = S[REMAINING]
                         pc = S[PC]
-                        loads = S[TLB_HOST] + tlb_mode(S, 1) * 16
-                        stores = S[TLB_HOST] + ({st.TLB_STORES} + tlb_mode(S, 2) * 2) * 8
-                        fetches = S[TLB_HOST] + ({st.TLB_FETCHES} + tlb_mode(S, 0) * 2) * 8
+                        entries = S[TLB_HOST] + tlb_mode(S, 1) * {st.DATA_BYTES}
+                        fetches = S[TLB_HOST] + {st.TLB_FETCHES * 8} + tlb_mode(S, 0) * {st.FETCH_BYTES}
                         page = 1
                         continue
                 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cpu_proc.engine import state as st
 from cpu_proc.engine.traps import FS
 
-_TLB_MASK = (st.TLB_ENTRIES - 1) * 16
+_FETCH_MASK = (st.TLB_ENTRIES - 1) * st.FETCH_BYTES
 
 
 def translator() -> str:
@@ -46,18 +46,31 @@ def words_ahead(S, decoded, offset):
 
 
 @jit
-def missed(S, X, fetches):
+def missed(S, X, fetches, at):
     # fill the TLB for the access at S[PC]; tell whether the block can go on with it
     pc = S[PC]
-    k = fetches + ((pc >> 8) & {_TLB_MASK:#x})
+    k = fetches + ((pc >> 8) & {_FETCH_MASK:#x})
     if load_i64(k) != pc & -4096:  # the cache of jumps knows more pages than the TLB
         return False
     w = load_i64(load_i64(k + 8) + ((pc & 0xFFF) << 2))
     form = FORMS[w & 0x3FF, 0]
     size = FORMS[w & 0x3FF, 3]
     va = load_i64(X + (w >> 13 & 0xF8)) + (w >> 32)
-    if is_atomic(form) and va & (size - 1) != 0:
+    if is_atomic(form):
+        if va & (size - 1) != 0:
+            return False
+    elif S[MISS_AT] == at and S[MISS_VA] == va:  # the page is there, but others that share the look are on another
+        decoded = load_i64(k + 8)
+        straddles = S[STRADDLES_HOST] + (decoded - S[DEC_HOST] >> 14)
+        if load_u8(straddles) < {st.STRADDLES_MOST}:
+            store_8(straddles, load_u8(straddles) + 1)
+            if load_u8(straddles) == {st.STRADDLES_MOST}:
+                forget_page(S, decoded)
+                forget_jumps(S)
+        S[MISS_AT] = 0
         return False
+    S[MISS_AT] = at
+    S[MISS_VA] = va
     return filled(S, va, size, {2} if is_store(form) else {1})
 
 
@@ -86,7 +99,7 @@ def execute(S, X, n, loads, fetches):
     row = 0
     while n > 0:
         pc = S[PC]
-        k = fetches + ((pc >> 8) & {_TLB_MASK:#x})
+        k = fetches + ((pc >> 8) & {_FETCH_MASK:#x})
         if load_i64(k) != pc & -4096:
             return n
         decoded = load_i64(k + 8)
@@ -122,7 +135,7 @@ def execute(S, X, n, loads, fetches):
             if kind == TO_CHAIN:
                 break
             if kind == ON_MISS:
-                resume = missed(S, X, fetches)
+                resume = missed(S, X, fetches, record - (row & 0xFFFFFFFF))
             elif kind == ON_FLOAT:
                 resume = begin_floating(S)
             else:

@@ -27,20 +27,22 @@ _ENGINE = """
 EXIT CAUSE TVAL TIMER_DUE
 MMIO_ADDRESS MMIO_SIZE MMIO_VALUE MMIO_DONE MMIO_WRITE
 RAM_BASE RAM_SIZE RAM_HOST DEC_HOST COPY_HOST PAGE_GENERATION_HOST GENERATION
-TLB_HOST CROSSING_HOST CROSSING_KEPT UNDECODED_HOST PMP_OPEN WINDOWS_HOST WINDOWS LOOK_HOST
+TLB_HOST FILLED_HOST FILLED FILLED_FETCHES CROSSING_HOST CROSSING_KEPT UNDECODED_HOST
+PMP_OPEN WINDOWS_HOST WINDOWS LOOK_HOST
 CLOCK_FUNCTION READ_FUNCTION WRITE_FUNCTION PPOLL_FUNCTION MEMCMP_FUNCTION TIMESPEC_HOST ONE_HOST
 CLOCK_OFFSET_HOST CLOCK_RUNNING_HOST CLOCK_STOPPED_HOST ICOUNT ICOUNT_BASE
 BUILTIN_SBI STOP_REQUEST BUDGET REMAINING MTIMECMP IMSIC_PRESENT IMSIC_S_BASE IMSIC_M_BASE LINES
 SELF_HOST HARTS HARTS_HOST RUNNING SLEEPING WAKE_FD COLLECTED SEEN
 IRQ_FD WATCH_HOST SLEEP_NS TIMEOUT_HOST POLLFDS_HOST
 BREAKS BREAKS_HOST WATCHES WATCHES_HOST WATCH_HIT STEPPING
-WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
+WALKS WRITABLE TLB_FLUSHES PAGE_FLUSHES FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 """
 
 # The translator: its buffer, written at one address and executed at another, and where blocks are
 _TRANSLATOR = """
-TRANSLATING CODE_BASE CODE_START CODE_LIMIT CODE_SHIFT EMIT CODE_HOST FIXUPS_HOST ESCAPES_HOST ESCAPES BOXED
-TRAMPOLINE GET_MXCSR SET_MXCSR JUMPS_HOST JUMPS CODE_PAGE FUEL FLOAT_READY INTERPRET MEMSET_FUNCTION MADVISE_FUNCTION
+TRANSLATING CODE_BASE CODE_START CODE_LIMIT CODE_SHIFT EMIT CODE_HOST TRAMPOLINE GET_MXCSR SET_MXCSR
+JUMPS_HOST JUMPS KEPT_HOST KEPT CODE_PAGE FUEL FLOAT_READY INTERPRET MISS_AT MISS_VA STRADDLES_HOST
+FIXUPS_HOST ESCAPES_HOST ESCAPES BOXED SHARED LOOK MEMSET_FUNCTION MADVISE_FUNCTION
 BLOCKS CHAINS ENTRIES INTERPRETED CODE_FLUSHES
 """
 
@@ -65,7 +67,11 @@ GIGA_PLACES, MEGA_PLACES = 256, 264
 MEGA_WORDS = 64
 # and a bit per page (by its address modulo 16 MiB) that the cache of jumps may lead to
 JUMP_PAGES, JUMP_PAGE_WORDS = MEGA_PLACES + MEGA_WORDS, 64
-SIZE = JUMP_PAGES + JUMP_PAGE_WORDS
+# Of the block in hand, by base register, for loads and for stores: what to add to the base for the host's address, and
+# the displacements, lowest and end, for which that is known to be right
+ADDENDS = JUMP_PAGES + JUMP_PAGE_WORDS
+LOWEST, ENDS = ADDENDS + 64, ADDENDS + 128
+SIZE = ADDENDS + 192
 # The registers lie behind the vector, so that one base reaches all: x0 to x31, where x0's results go, f0 to f31
 X_AT = SIZE
 F_AT = X_AT + 33
@@ -78,8 +84,11 @@ EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget", "d
 
 BLOCK_MOST = 48  # instructions in one translated block
 LEAVE_AT = 128  # where in the buffer blocks jump to when they are left
-JUMP_MASK = 0x1FFE  # of a virtual address: which entry of the cache of jumps
+JUMP_MASK = 0x1FFE  # of a virtual address, mixed: which entry of the cache of jumps
+JUMP_MIX = 12  # by so many bits the address is rotated for the mixture
 JUMP_BYTES = (JUMP_MASK + 2) * 8  # of one mode: (address, host code) for every parcel under the mask
+KEPT_MOST = 2048  # of these, that are remembered, so that forgetting need not go through all
+STRADDLES_MOST = 32  # of a page's accesses across pages, until its code looks into the TLB for each access
 
 # Instructions that begin on one page and end on the next: (address, decoded word), forgotten with the translations
 CROSSINGS = 64
@@ -93,13 +102,15 @@ WATCH_STORES, WATCH_LOADS = 1, 2
 # Bits of S[STEPPING]: breakpoints and watchpoints are passed, interrupts are not taken; with any, WFI does not sleep
 PASS_BREAKS, PASS_WATCHES, HOLD_INTERRUPTS, NO_SLEEP = 1, 2, 4, 8
 
-# TLB: per mode 1024 entries of (tag, addend); loads first, then stores, then fetches (tag, index of decoded page)
+# TLB: 1024 entries a mode. Of data: tags for loads and for stores, what to add for the host's address, nothing; after
+# them of fetches: tag, host address of the decoded page.
 TLB_ENTRIES = 1024
 TLB_MODES = 4  # U, S, S with SUM, M
-TLB_LOADS = 0
-TLB_STORES = TLB_MODES * TLB_ENTRIES * 2
-TLB_FETCHES = 2 * TLB_MODES * TLB_ENTRIES * 2
-TLB_WORDS = 3 * TLB_MODES * TLB_ENTRIES * 2
+DATA_BYTES, FETCH_BYTES = 32, 16  # of an entry
+DATA_LOADS, DATA_STORES, DATA_ADDEND = 0, 8, 16
+TLB_FETCHES = TLB_MODES * TLB_ENTRIES * DATA_BYTES // 8
+TLB_WORDS = TLB_FETCHES + TLB_MODES * TLB_ENTRIES * FETCH_BYTES // 8
+FILLED_MOST = 1024  # entries that are remembered as filled, so that forgetting need not go through all
 
 # One row per window that compiled code may serve: of a remote device from its page, or of ROM or flash
 WINDOW_WORDS = 12

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import atomic_swap, fence, store_64
+from cpu_proc.engine.native import atomic_swap, call_3, fence, load_i64, store_64
 from cpu_proc.engine.x86.blocks import forget_jumps, forget_jumps_of
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -51,14 +51,37 @@ def tlb_mode(S, access):
 
 
 @jit
+def data_entry(S, va, access):
+    """Return where the TLB has a page for loads and stores in the present mode."""
+    return S[st.TLB_HOST] + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * st.DATA_BYTES
+
+
+@jit
+def fetch_entry(S, va):
+    """Return where the TLB has a page of code in the present mode."""
+    place = ((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, FETCH)
+    return S[st.TLB_HOST] + st.TLB_FETCHES * 8 + place * st.FETCH_BYTES
+
+
+@jit
+def forget_entries(S, first, count, start, size):
+    """Forget a part of the TLB, by the list of what was filled as long as that is whole."""
+    if count >= st.FILLED_MOST:
+        call_3(S[st.MEMSET_FUNCTION], start, -1, size)
+        return
+    for i in range(first, first + count * 8, 8):
+        entry = load_i64(i)
+        store_64(entry, -1)
+        store_64(entry + 8, -1)
+
+
+@jit
 def flush_tlb(S):
     """Forget all translations."""
-    base = S[st.TLB_HOST]
-    for i in range(0, st.TLB_WORDS, 2):
-        store_64(base + i * 8, -1)
-    flush_crossings(S)
-    if S[st.TRANSLATING]:
-        forget_jumps(S)
+    S[st.TLB_FLUSHES] += 1
+    forget_entries(S, S[st.FILLED_HOST], S[st.FILLED], S[st.TLB_HOST], st.TLB_FETCHES * 8)
+    S[st.FILLED] = 0
+    flush_fetches(S)
     for i in range(st.GIGA_PLACES, st.MEGA_PLACES + st.MEGA_WORDS):
         S[i] = 0
 
@@ -73,9 +96,10 @@ def flush_crossings(S):
 @jit
 def flush_fetches(S):
     """Forget where decoded pages are, so that each is looked at again."""
-    base = S[st.TLB_HOST]
-    for i in range(st.TLB_FETCHES, st.TLB_WORDS, 2):
-        store_64(base + i * 8, -1)
+    size = (st.TLB_WORDS - st.TLB_FETCHES) * 8
+    filled = S[st.FILLED_HOST] + st.FILLED_MOST * 8
+    forget_entries(S, filled, S[st.FILLED_FETCHES], S[st.TLB_HOST] + st.TLB_FETCHES * 8, size)
+    S[st.FILLED_FETCHES] = 0
     flush_crossings(S)
     if S[st.TRANSLATING]:
         forget_jumps(S)
@@ -84,9 +108,13 @@ def flush_fetches(S):
 @jit
 def flush_page(S, va):
     """Forget the translations of one page in every mode."""
-    entry = (va >> 12) & (st.TLB_ENTRIES - 1)
-    for i in range(3 * st.TLB_MODES):
-        store_64(S[st.TLB_HOST] + (i * st.TLB_ENTRIES + entry) * 16, -1)
+    S[st.PAGE_FLUSHES] += 1
+    place = (va >> 12) & (st.TLB_ENTRIES - 1)
+    for mode in range(0, st.TLB_MODES * st.TLB_ENTRIES, st.TLB_ENTRIES):
+        entry = S[st.TLB_HOST] + (place + mode) * st.DATA_BYTES
+        store_64(entry + st.DATA_LOADS, -1)
+        store_64(entry + st.DATA_STORES, -1)
+        store_64(S[st.TLB_HOST] + st.TLB_FETCHES * 8 + (place + mode) * st.FETCH_BYTES, -1)
     flush_crossings(S)
     if S[st.TRANSLATING]:
         forget_jumps_of(S, va)
@@ -142,10 +170,13 @@ def in_ram(S, pa, size):
 
 
 @jit
-def fill(S, va, pa, access):
-    """Enter a RAM page into the TLB; a store entry only after a store walk, so that D is set."""
+def fill(S, va, pa, access, loads, stores):
+    """Enter a RAM page into the TLB, for stores only if the walk found it dirty or made it so."""
     page = va & -4096
-    part = st.TLB_LOADS if access == LOAD else st.TLB_STORES
-    slot = S[st.TLB_HOST] + (part + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * 2) * 8
-    store_64(slot + 8, S[st.RAM_HOST] + (pa & -4096) - S[st.RAM_BASE] - page)
-    store_64(slot, page)
+    entry = data_entry(S, va, access)
+    store_64(entry + st.DATA_ADDEND, S[st.RAM_HOST] + (pa & -4096) - S[st.RAM_BASE] - page)
+    store_64(entry + st.DATA_LOADS, page if loads else -1)
+    store_64(entry + st.DATA_STORES, page if stores else -1)
+    if S[st.FILLED] < st.FILLED_MOST:
+        store_64(S[st.FILLED_HOST] + S[st.FILLED] * 8, entry)
+        S[st.FILLED] += 1

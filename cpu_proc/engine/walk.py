@@ -39,6 +39,7 @@ def translate(S, va, access):
     """Return the physical address of ``va``, or NOWHERE after recording a page or access fault."""
     privilege = effective_privilege(S, access)
     satp = S[st.SATP]
+    S[st.WRITABLE] = 1
     if privilege == st.M or shr(satp, 60) == 0:
         return va
     S[st.WALKS] += 1
@@ -113,6 +114,7 @@ def leaf(S, va, access, privilege, level, pte, slot):
             return fault(S, ACCESS_FAULT[access], va)
         if cas_64(S[st.RAM_HOST] + slot - S[st.RAM_BASE], pte, wanted) != pte:
             return AGAIN
+    S[st.WRITABLE] = 1 if wanted & PTE_W and wanted & PTE_D else 0
     if below != 0:
         note_superpage(S, va, level)
     return ((ppn | ((va >> 12) & below)) << 12) | (va & 0xFFF)

@@ -1,7 +1,7 @@
 """x86-64 instructions as bytes, written at ``p``; each function returns where the next one goes.
 
 Host registers, while translated code runs: rbp holds the hart's state (``engine.state``: the integer registers are in
-reach of a byte from it), r12 the TLB's loads of the present mode, r14 the instructions left in the slice. ``HOST_OF``
+reach of a byte from it), r12 the TLB's entries of the present mode, r14 the instructions left in the slice. ``HOST_OF``
 says which guest registers live in host registers; rax, rcx and rdx are free. All functions take numbers alone: a
 register of the host is 0-15, ``wide`` is 1 for 64 bits; an opcode above 0xFF lies behind the byte 0F.
 """
@@ -27,7 +27,6 @@ HOST_OF = np.array([PINNED.get(x, -1) for x in range(33)], np.int64)
 X_PLACE = -128  # displacements from rbp: of x0,
 S_PLACE = X_PLACE - st.X_AT * 8  # of the state vector,
 F_PLACE = S_PLACE + st.F_AT * 8  # of f0
-STORES_PLACE = (st.TLB_STORES - st.TLB_LOADS) * 8  # of the TLB's stores, from its loads
 
 
 @inlined
@@ -112,10 +111,15 @@ def op_x(p, opcode, reg, register, wide):
 
 
 @jit
-def op_memory(p, opcode, reg, base, index, wide):
-    """Op reg, [base + index]; the base is none of rbp and r13."""
+def op_memory(p, opcode, reg, base, index, displacement, wide):
+    """Op reg, [base + index + displacement]; the base is none of rbp and r13."""
     p = put_opcode(p, opcode, wide, reg, index, base)
-    return put2(p, 0x04 | (reg & 7) << 3, (index & 7) << 3 | base & 7)
+    place = (index & 7) << 3 | base & 7
+    if displacement == 0:
+        return put2(p, 0x04 | (reg & 7) << 3, place)
+    if -128 <= displacement < 128:
+        return put3(p, 0x44 | (reg & 7) << 3, place, displacement & 0xFF)
+    return put32(put2(p, 0x84 | (reg & 7) << 3, place), displacement)
 
 
 @jit

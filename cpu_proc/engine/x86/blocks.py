@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import call_3, load_i64, store_64
+from cpu_proc.engine.native import call_3, load_i64, shr, store_64
 from cpu_proc.engine.x86.assembler import (
     RAX,
+    RCX,
     S_PLACE,
     jump,
+    op_vex,
     page_address,
     put1,
     put2,
@@ -48,7 +50,8 @@ def put_exit(S, p, kind, offset, refund, back_to):
 @jit
 def look_up_target(S, p):
     """Jump to the block at the virtual address in rax, if the cache of jumps has it."""
-    p = put2(p, 0x89, 0xC1)  # mov ecx, eax
+    p = put1(op_vex(p, 3, 3, 0xF0, RCX, 0, RAX, 0), st.JUMP_MIX)  # rorx ecx, eax
+    p = put2(p, 0x31, 0xC1)  # xor ecx, eax
     p = put32(put2(p, 0x81, 0xE1), st.JUMP_MASK)  # and ecx, mask
     p = put3(p, 0xC1, 0xE1, 3)  # shl ecx, 3
     p = put32(put3(p, 0x48, 0x03, 0x8D), S_PLACE + st.JUMPS * 8)  # add rcx, S[JUMPS]
@@ -76,7 +79,12 @@ def chain_to(S, p, codes, offset):
 @jit
 def forget_jumps(S):
     """Forget which block is at which virtual address."""
-    call_3(S[st.MEMSET_FUNCTION], S[st.JUMPS_HOST], -1, st.JUMP_BYTES * st.TLB_MODES)
+    if S[st.KEPT] >= st.KEPT_MOST:
+        call_3(S[st.MEMSET_FUNCTION], S[st.JUMPS_HOST], -1, st.JUMP_BYTES * st.TLB_MODES)
+    else:
+        for i in range(S[st.KEPT]):
+            store_64(load_i64(S[st.KEPT_HOST] + i * 8), -1)
+    S[st.KEPT] = 0
     for word in range(st.JUMP_PAGES, st.JUMP_PAGES + st.JUMP_PAGE_WORDS):
         S[word] = 0
 
@@ -84,10 +92,15 @@ def forget_jumps(S):
 @jit
 def keep_jump(S, pc, code):
     """Enter a block into the cache of jumps, and its page into what ``forget_jumps_of`` asks."""
-    place = S[st.JUMPS] + ((pc & st.JUMP_MASK) << 3)
-    store_64(place, pc)
+    mixed = (pc ^ shr(pc & 0xFFFFFFFF, st.JUMP_MIX)) & st.JUMP_MASK
+    place = S[st.JUMPS] + (mixed << 3)
+    if load_i64(place) != pc:
+        store_64(place, pc)
+        S[st.JUMP_PAGES + (pc >> 18 & (st.JUMP_PAGE_WORDS - 1))] |= 1 << (pc >> 12 & 63)
+        if S[st.KEPT] < st.KEPT_MOST:
+            store_64(S[st.KEPT_HOST] + S[st.KEPT] * 8, place)
+            S[st.KEPT] += 1
     store_64(place + 8, code)
-    S[st.JUMP_PAGES + (pc >> 18 & (st.JUMP_PAGE_WORDS - 1))] |= 1 << (pc >> 12 & 63)
 
 
 @jit

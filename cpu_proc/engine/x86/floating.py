@@ -32,7 +32,7 @@ from cpu_proc.engine.x86.assembler import (
     settle,
 )
 from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, rd, rs1, rs2
-from cpu_proc.engine.x86.memory import address, load_addend, put_store
+from cpu_proc.engine.x86.memory import base, put_store
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -241,7 +241,7 @@ def move_from_integer(S, p, w, double):
 @jit
 def load(S, p, w, double):
     """The access of a load into a floating register."""
-    p = op_memory(load_addend(p, 0), 0x8B, RAX, RDX, address(w), double)
+    p = op_memory(p, 0x8B, RAX, RDX, base(w), w >> 32, double)
     p = op_state(p, 0x89, RAX, place(rd(w)), double)
     if double:
         S[st.BOXED] &= ~(1 << rd(w))
@@ -252,8 +252,8 @@ def load(S, p, w, double):
 @jit
 def store(p, w, double):
     """The access of a store from a floating register."""
-    p = op_state(load_addend(p, 1), 0x8B, RCX, place(rs2(w)), 1)
-    return put_store(p, RCX, address(w), 8 if double else 4)
+    p = op_state(p, 0x8B, RCX, place(rs2(w)), 1)
+    return put_store(p, w, RCX, 8 if double else 4)
 
 
 @jit

@@ -16,8 +16,6 @@ from cpu_proc.engine.x86.assembler import (
     RCX,
     RDX,
     S_PLACE,
-    STORES_PLACE,
-    TLB,
     add_constant,
     bring,
     extend_word,
@@ -31,10 +29,10 @@ from cpu_proc.engine.x86.assembler import (
     op_immediate,
     op_memory,
     op_state,
-    op_vex,
     op_x,
     put1,
     put2,
+    put3,
     put4,
     put32,
     set_condition,
@@ -45,72 +43,69 @@ from cpu_proc.engine.x86.integer import NOT_EQUAL, rd, rs1, rs2
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
-_TLB_MASK = (st.TLB_ENTRIES - 1) * 16
+_TLB_MASK = (st.TLB_ENTRIES - 1) * st.DATA_BYTES
 
 
 @jit
-def address(w):
-    """Return the host register that holds the address once ``put_address`` ran."""
-    return host_or(rs1(w), RAX) if w >> 32 == 0 else RAX
+def base(w):
+    """Return the host register of the base once ``put_base`` ran."""
+    return host_or(rs1(w), RAX)
 
 
 @jit
-def put_address(p, w):
-    """X[rs1] + immediate, in the register that ``address`` names."""
-    host = HOST_OF[rs1(w)]
-    if host >= 0:
-        return add_constant(p, RAX, host, w >> 32) if w >> 32 else p
-    return add_constant(load_x(p, RAX, rs1(w)), RAX, RAX, w >> 32)
+def put_base(p, w):
+    return bring(p, rs1(w), RAX)
 
 
 @jit
-def look_up(p, at, size, stores, aligned):
-    """Compare the TLB's tag with the page of the address; what follows is the displacement of the jump if they differ.
+def look_up(p, at, lowest, end, stores, aligned):
+    """Compare the TLB's tag with the page of all from base + lowest to base + end, as long as that is one page.
 
-    Leaves the place of the entry in rcx.
+    What follows is the displacement of the jump if it is not that tag; the place of the entry is in rcx.
     """
-    p = put1(op_vex(p, 3, 3, 0xF0, RCX, 0, at, 0), 8)  # rorx ecx, address, 8
-    p = put32(put2(p, 0x81, 0xE1), _TLB_MASK)  # and ecx, mask
+    p = add_constant(p, RCX, at, lowest)
     if aligned:
-        p = put32(op(move(p, RDX, at), 0x81, 4, RDX, 1), -4096 | (size - 1))
+        p = put32(op(move(p, RDX, at), 0x81, 4, RDX, 1), -4096 | (end - 1))
     else:
-        p = put32(op(add_constant(p, RDX, at, size - 1), 0x81, 4, RDX, 1), -4096)
-    p = put4(p, 0x49, 0x3B, 0x94, 0x0C)  # cmp rdx, [r12 + rcx + place]
-    return jump_if(put32(p, STORES_PLACE if stores else 0), NOT_EQUAL)
+        p = put32(op(add_constant(p, RDX, at, end - 1), 0x81, 4, RDX, 1), -4096)
+    p = put3(p, 0xC1, 0xE9, 7)  # shr ecx, 7
+    p = put32(put2(p, 0x81, 0xE1), _TLB_MASK)  # and ecx, mask
+    p = put4(p, 0x49, 0x3B, 0x54, 0x0C)  # cmp rdx, [r12 + rcx + place]
+    return jump_if(put1(p, st.DATA_STORES if stores else st.DATA_LOADS), NOT_EQUAL)
 
 
 @jit
-def load_addend(p, stores):
-    """Mov rdx, what to add to the address for the host's."""
-    return put32(put4(p, 0x49, 0x8B, 0x94, 0x0C), 8 + (STORES_PLACE if stores else 0))
+def load_addend(p):
+    """Mov rdx, what to add to an address for the host's."""
+    return put1(put4(p, 0x49, 0x8B, 0x54, 0x0C), st.DATA_ADDEND)
 
 
 @jit
 def load(p, w, opcode, wide):
-    """The access of a load into an integer register."""
+    """The access of a load into an integer register; the addend is in rdx."""
     to = host_or(rd(w), RAX)
-    return settle(op_memory(load_addend(p, 0), opcode, to, RDX, address(w), wide), rd(w), to)
+    return settle(op_memory(p, opcode, to, RDX, base(w), w >> 32, wide), rd(w), to)
 
 
 @jit
 def store(p, w, size):
     """The access of a store from an integer register."""
-    p = bring(load_addend(p, 1), rs2(w), RCX)
-    return put_store(p, host_or(rs2(w), RCX), address(w), size)
+    p = bring(p, rs2(w), RCX)
+    return put_store(p, w, host_or(rs2(w), RCX), size)
 
 
 @jit
-def put_store(p, data, at, size):
+def put_store(p, w, data, size):
     """Mov [rdx + address], data."""
     if size == 2:
         p = put1(p, 0x66)
-    return op_memory(p, 0x88 if size == 1 else 0x89, data, RDX, at, 1 if size == 8 else 0)
+    return op_memory(p, 0x88 if size == 1 else 0x89, data, RDX, base(w), w >> 32, 1 if size == 8 else 0)
 
 
 @jit
-def host_address(p, w, stores):
+def host_address(p, w):
     """Rdx = the host's address of what an atomic works on."""
-    return op(load_addend(p, stores), 0x03, RDX, host_or(rs1(w), RAX), 1)
+    return op(p, 0x03, RDX, base(w), 1)
 
 
 @jit
@@ -133,14 +128,14 @@ def settle_sized(p, w, host, wide):
 @jit
 def exchange(p, w, opcode, wide):
     """Xchg, or lock xadd: amoswap and amoadd."""
-    p = load_x(host_address(p, w, 1), RCX, rs2(w))
+    p = load_x(host_address(p, w), RCX, rs2(w))
     return settle_sized(put_lock(p, opcode, RCX, wide), w, RCX, wide)
 
 
 @jit
 def modify(p, w, opcode, wide):
     """amoand, amoor, amoxor: compare and exchange until nobody came between."""
-    p = host_address(p, w, 1)
+    p = host_address(p, w)
     if rd(w) == DISCARDED:
         return put_lock(bring(p, rs2(w), RCX), opcode - 2, host_or(rs2(w), RCX), wide)
     p = put2(put1(p, 0x48 if wide else 0x40), 0x8B, 0x02)  # mov rax, [rdx]
@@ -172,7 +167,7 @@ def put_reservation(p, size):
 
 @jit
 def load_reserved(p, w, size):
-    p = host_address(p, w, 0)
+    p = host_address(p, w)
     wide = size >> 3
     p = put2(put1(p, 0x48), 0x8B, 0x02) if wide else put2(put1(p, 0x48), 0x63, 0x02)  # mov or movsxd rax, [rdx]
     p = put_reservation(put_full_fence(p), size)
@@ -182,7 +177,7 @@ def load_reserved(p, w, size):
 
 @jit
 def store_conditional(p, w, size):
-    p = put_reservation(host_address(p, w, 1), size)
+    p = put_reservation(host_address(p, w), size)
     p = op_state(p, 0x3B, RCX, S_PLACE + st.RESERVATION * 8, 1)
     p = put2(p, 0x70 | NOT_EQUAL, 0)
     other = p

@@ -50,28 +50,29 @@ class Form(IntEnum):
     LAST_VALUE = auto()
     FENCE = auto()
     # memory; the third number is the size
+    FLOAT_LOAD = auto()  # -, double, size
     LOAD = auto()  # opcode, wide, size
-    STORE = auto()  # -, -, size
+    LOAD_RESERVED = auto()  # -, -, size
+    LAST_LOAD = auto()
     EXCHANGE = auto()  # opcode, -, size
     MODIFY = auto()  # opcode, -, size
-    LOAD_RESERVED = auto()  # -, -, size
     STORE_CONDITIONAL = auto()  # -, -, size
-    FLOAT_LOAD = auto()  # -, double, size
     FLOAT_STORE = auto()  # -, double, size
+    STORE = auto()  # -, -, size
     LAST_MEMORY = auto()
     # floating point; the second number tells doubles
     ARITHMETIC = auto()  # opcode
     SQUARE_ROOT = auto()
     MULTIPLY_ADD = auto()  # opcode
     EXTREME = auto()  # opcode
+    WITH_SIGN = auto()  # operation
+    CHANGE_PRECISION = auto()
+    FROM_INTEGER = auto()  # source
+    MOVE_FROM_INTEGER = auto()
     EQUAL = auto()
     LESS = auto()  # condition
-    WITH_SIGN = auto()  # operation
     TO_INTEGER = auto()  # wide
-    FROM_INTEGER = auto()  # source
-    CHANGE_PRECISION = auto()
     MOVE_TO_INTEGER = auto()
-    MOVE_FROM_INTEGER = auto()
     LAST_FLOAT = auto()
     # jumps
     BRANCH = auto()  # condition, condition with the operands exchanged

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import load_i64, store_8, store_64
+from cpu_proc.engine.native import load_i64, load_u8, store_8, store_64
 from cpu_proc.engine.x86 import floating, integer, memory
 from cpu_proc.engine.x86 import templates as t
 from cpu_proc.engine.x86.assembler import (
@@ -42,8 +42,8 @@ from cpu_proc.engine.x86.blocks import (
     put_exit,
 )
 from cpu_proc.engine.x86.integer import LESS, rd, rs1, rs2
-from cpu_proc.engine.x86.memory import address, look_up, put_address
-from cpu_proc.engine.x86.templates import FORMS
+from cpu_proc.engine.x86.forms import FORMS, form_of, writes_x
+from cpu_proc.engine.x86.sharing import put_look, stop_sharing
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -169,35 +169,6 @@ def put_float(S, p, w, form, a, double):
 
 
 @jit
-def form_of(w):
-    """Return the form of a decoded word, or NOTHING: then the interpreter executes it."""
-    form = FORMS[w & 0x3FF, 0]
-    if form > t.LAST_MEMORY and form < t.LAST_FLOAT:
-        rounding = w >> 32 & 7
-        if rounding != 0 and rounding != 7 and not (rounding == 1 and form == t.TO_INTEGER):
-            return t.NOTHING
-    return form
-
-
-@jit
-def ends(form):
-    """Tell whether nothing behind an instruction of this form belongs to its block."""
-    return form == t.NOTHING or form > t.BRANCH
-
-
-@jit
-def is_store(form):
-    """Tell whether the access needs a page that may be written."""
-    return form != t.LOAD and form != t.FLOAT_LOAD and form != t.LOAD_RESERVED
-
-
-@jit
-def is_atomic(form):
-    """Tell whether the access needs alignment."""
-    return form >= t.EXCHANGE and form <= t.STORE_CONDITIONAL
-
-
-@jit
 def note(S, rows, site, kind, offset, executed, back_to):
     """Remember a jump out of the block; return how many there are."""
     row = S[st.FIXUPS_HOST] + rows * ROW
@@ -251,7 +222,8 @@ def translate(S, decoded, start):
     if S[st.EMIT] > S[st.CODE_LIMIT]:
         forget_code(S)
     S[st.BLOCKS] += 1
-    S[st.BOXED] = 0
+    S[st.BOXED] = S[st.SHARED] = 0
+    sharing = load_u8(S[st.STRADDLES_HOST] + (decoded - S[st.DEC_HOST] >> 14)) < st.STRADDLES_MOST
     entry = S[st.EMIT]
     store_64(codes + (start << 2), entry + S[st.CODE_SHIFT])
     p = jump_if(op_immediate(entry, 7, FUEL, 1, 1), LESS)  # cmp r14, instructions; jl
@@ -284,9 +256,10 @@ def translate(S, decoded, start):
             if form == t.FENCE:
                 p = memory.fence(p, w)
             elif form < t.LAST_MEMORY:
-                p = look_up(put_address(p, w), address(w), c, is_store(form), is_atomic(form))
-                rows = note(S, rows, p, ON_MISS, offset, executed, here)
-                p = put_access(S, p + 4, w, form, a, b, c)
+                p = put_look(S, p, w, decoded, offset, st.BLOCK_MOST - n, sharing)
+                if S[st.LOOK]:
+                    rows = note(S, rows, S[st.LOOK], ON_MISS, offset, executed, here)
+                p = put_access(S, p, w, form, a, b, c)
             else:
                 S[st.ESCAPES] = 0
                 p = put_float(S, p, w, form, a, b)
@@ -332,6 +305,8 @@ def translate(S, decoded, start):
                 p = settle(page_address(p, host, following), rd(w), host)
             p = look_up_target(S, p)
             ended = 1
+        if writes_x(form):
+            stop_sharing(S, rd(w))
         n += 1
         executed += 1
         offset = following
