@@ -106,14 +106,32 @@ def _print_machine(shown: dict[str, Any]) -> None:
     output.table(["BASE", "SIZE", "REGION"], rows)
     for hart in shown["harts"]:
         output.line("")
-        registers = hart.pop("Registers")
+        registers, translator = hart.pop("Registers"), hart.pop("Translator")
+        hart["Mips"] = f"{hart['Mips']:.1f}"
         _print_properties(f"hart {hart['Index']}", hart)
+        if translator:
+            output.line(f"  Translator: {_translator(translator, hart['Instructions'])}")
         cells = [f"{name:>10} {value:016x}" for name, value in registers.items()]
         for index in range(0, len(cells), _REGISTERS_A_LINE):
             output.line("".join(cells[index : index + _REGISTERS_A_LINE]))
     output.line("")
     rows = [[d["Id"], d["Type"], d["Slot"], d["State"], d["Pid"] or "-", d["Epoch"]] for d in shown["devices"]]
     output.table(["DEVICE", "TYPE", "SLOT", "STATE", "PID", "EPOCH"], rows)
+
+
+def _translator(figures: dict[str, int], instructions: int) -> str:
+    """Return in words what the translator has done; what this machine does not count is left out."""
+    words = {
+        "blocks": "{} blocks",
+        "chains": "{} jumps chained",
+        "entries": "{} entries",
+        "flushes": "{} flushes",
+    }
+    said = [text.format(f"{figures[name]:,}") for name, text in words.items() if name in figures]
+    said.insert(1, f"{figures['code_bytes'] / (1 << 20):.1f} MB of code")
+    if "interpreted" in figures and instructions:
+        said.append(f"{100 * figures['interpreted'] / instructions:.1f} % of instructions interpreted")
+    return ", ".join(said)
 
 
 def _print_device(shown: dict[str, Any]) -> None:

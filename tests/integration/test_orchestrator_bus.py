@@ -75,6 +75,35 @@ def test_inspect_shows_machine_and_device(running: Cli) -> None:
     assert running.run("inspect", VM, "disk7").returncode == 3
 
 
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """Return the command line in the folder of a VM whose hart translates."""
+    cli = Cli(tmp_path_factory.mktemp("translating"))
+    cli.write("vm.toml", f'[vm]\nname = "{VM}x"\nmemory = "32M"\nengine = "translate"\n')
+    done = cli.run("up", "--wait")
+    assert done.returncode == 0, done.stderr
+    yield cli
+    cli.close()
+
+
+def test_inspect_shows_what_an_engine_has_done(running: Cli, translating: Cli) -> None:
+    hart = json.loads(running.run("inspect", VM, "--json").stdout)["harts"][0]
+    assert hart["Engine"] == "interpreter"
+    assert hart["Translator"] == {}
+    assert hart["Mips"] >= 0
+    assert "Translator" not in running.run("inspect", VM).stdout
+    hart = json.loads(translating.run("inspect", "--json").stdout)["harts"][0]
+    assert hart["Engine"] == "translator"
+    assert hart["Translator"]["blocks"] > 100
+    assert hart["Translator"]["code_bytes"] > 10_000
+    shown = translating.run("inspect").stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("  Translator: "))
+    assert " blocks, 0." in line
+    assert " MB of code, " in line
+    assert " 0 flushes" in line
+    assert "\n  Mips: " in shown
+
+
 def test_inspect_writes_the_device_tree(running: Cli) -> None:
     assert running.run("inspect", "--dtb", "machine.dtb").returncode == 0
 
