@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cpu_proc import figures, saving
+from cpu_proc import figures, perf_map, saving
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.gdbstub.server import Server
@@ -99,6 +99,14 @@ class Machine1:
             await self._do(lambda: saving.save(self._machine, Path(folder)))
         except BusvmError as error:
             raise _refuse("Failed", error.message) from error
+
+    async def write_perf_map(self) -> tuple[str, int]:
+        """Name translated blocks for perf, between two instructions."""
+        try:
+            path, count = await self._do(lambda: perf_map.write(self._machine.harts))
+        except BusvmError as error:
+            raise _refuse("Failed", error.message) from error
+        return str(path), count
 
     def device_tree(self) -> bytes:
         """The tree the guest was given."""

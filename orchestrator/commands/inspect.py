@@ -25,6 +25,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("names", nargs="*", metavar="[VM] [DEV]", help="a VM, a device of it")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--dtb", metavar="FILE", type=Path, help="write the device tree that the guest was given")
+    parser.add_argument("--perf-map", action="store_true", help="name translated code for perf, and print the file")
     parser.set_defaults(run=run)
 
 
@@ -37,6 +38,10 @@ def run(options: argparse.Namespace) -> int:
             options.dtb.write_bytes(blob)
         except OSError as error:
             raise HostError(f"cannot write {options.dtb}: {error.strerror}") from error
+        return 0
+    if options.perf_map:
+        path, blocks = client.ask(vm.runtime, lambda connected: connected.machine("WritePerfMap"))
+        output.line(f"{path}: {blocks} blocks")
         return 0
     if devices:
         shown = [client.ask(vm.runtime, _Device(name)) for name in devices]
