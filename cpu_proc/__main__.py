@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
     parser.add_argument("--warm", action="store_true", help="compile the engine for this host, then exit")
     parser.add_argument("--check-cache", action="store_true", help="exit 0 if the engine is compiled already, else 1")
+    parser.add_argument("--check-translator", action="store_true", help="exit 0 if this host has one, else say why not")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     return parser
@@ -138,6 +140,15 @@ def _engine(choice: str) -> str:
     from cpu_proc.translation_buffer import supported
 
     return TRANSLATOR if choice == "translate" or (choice == "auto" and supported()) else INTERPRETER
+
+
+def _translator_lacks() -> str | None:
+    from cpu_proc import translation_buffer
+
+    missing: Callable[[], str | None] | None = getattr(translation_buffer, "missing", None)
+    if missing is not None:
+        return missing()
+    return None if translation_buffer.supported() else "an x86-64 host"
 
 
 def _boot(args: argparse.Namespace) -> BootConfig:
@@ -291,6 +302,10 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     os.umask(0o077)
     try:
+        if args.check_translator:
+            lacking = _translator_lacks()
+            print(lacking or "", end="")
+            return 1 if lacking else 0
         if args.check_cache or args.warm:
             from cpu_proc.engine import compiled
 
