@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import os
 import sys
 import time
 
-SUITES = ("cpu", "floating", "harts", "link", "start", "boot")
+SUITES = ("cpu", "floating", "harts", "link", "start", "boot", "workloads")
 
 
 def main(argv: list[str]) -> int:
     """Run the suites named in ``argv``, or all; return 1 when a budget is missed."""
-    unknown = set(argv) - set(SUITES)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("suites", nargs="*", metavar="NAME", help=", ".join(SUITES))
+    parser.add_argument("--engine", choices=("interp", "translate"), help="vm.engine of every guest")
+    options = parser.parse_args(argv)
+    unknown = set(options.suites) - set(SUITES)
     if unknown:
         print(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
+    if options.engine:
+        os.environ["BUSVM_ENGINE"] = options.engine
     missed = 0
-    for name in argv or SUITES:
+    for name in options.suites or SUITES:
         started = time.monotonic()
         for figure in importlib.import_module(f"benchmarks.{name}").measure():
             print(figure.line(), flush=True)

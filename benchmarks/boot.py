@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.figures import Figure, at_most, median
-from benchmarks.machines import busvm, qemu, qemu_available, scratch
+from benchmarks.machines import busvm, disk_options, qemu, qemu_available, scratch
 
 FIRST_LINE = "busvm initramfs: up"
 _ROUNDS = 3
@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
         options = [
             "-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd.img"),
             "-append", "console=ttyS0 root=/dev/vda rw",
-            "-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+            *disk_options(disk),
         ]  # fmt: skip
         theirs = median(qemu(*options, until=FIRST_LINE).seconds_to(FIRST_LINE) for _ in range(_ROUNDS))
         ratio = at_most(

@@ -62,7 +62,8 @@ def _device() -> list[Figure]:
         while not (folder / "bus").exists():
             time.sleep(0.01)
         try:
-            starts, sizes, latencies, numba = [], [], [], False
+            latencies: list[float] = []
+            starts, sizes, numba = [], [], False
             for _ in range(_STARTS):
                 with FakeCpu(address, folder) as cpu:
                     started = time.monotonic()

@@ -86,11 +86,22 @@ def run(command: Sequence[str], *, until: str | None = None, timeout_s: float = 
     return result
 
 
+def engine() -> str:
+    """Return the engine that ``--engine`` asks for, or nothing."""
+    return os.environ.get("BUSVM_ENGINE", "")
+
+
+def orchestrator_command(*arguments: str) -> list[str]:
+    """Return a command line of the orchestrator."""
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
 def busvm(toml: str, folder: Path, **options: object) -> Run:
     """Run ``orchestrator up`` with this vm.toml in ``folder``."""
     path = folder / "vm.toml"
     path.write_text(toml)
-    return run([sys.executable, "-m", "orchestrator", "up", str(path)], **options)  # type: ignore[arg-type]
+    chosen = ["--set", f"vm.engine={engine()}"] if engine() else []
+    return run(orchestrator_command("up", str(path), *chosen), **options)  # type: ignore[arg-type]
 
 
 def qemu_available() -> bool:
@@ -98,10 +109,20 @@ def qemu_available() -> bool:
     return shutil.which(QEMU) is not None
 
 
+def qemu_command(*options: str, machine: str = "virt") -> list[str]:
+    """Return a command line of QEMU: plain ``virt``, no display. AIA does not carry Linux's console in QEMU 7.2."""
+    return [QEMU, "-M", machine, "-m", "512M", "-nographic", "-no-reboot", *options]
+
+
+def disk_options(disk: Path) -> list[str]:
+    """Return the options that give QEMU's machine a virtio disk on PCI."""
+    drive = f"file={disk},format=raw,if=none,id=d"
+    return ["-drive", drive, "-device", "virtio-blk-pci,drive=d,disable-legacy=on"]
+
+
 def qemu(*options: str, machine: str = "virt", **more: object) -> Run:
-    """Run QEMU on its plain ``virt``, without a display: AIA does not carry Linux's console in QEMU 7.2."""
-    command = [QEMU, "-M", machine, "-m", "512M", "-nographic", "-no-reboot", *options]
-    return run(command, **more)  # type: ignore[arg-type]
+    """Run QEMU."""
+    return run(qemu_command(*options, machine=machine), **more)  # type: ignore[arg-type]
 
 
 def embedded(commands: str, folder: Path, *, disk: Path | None = None) -> Run:
@@ -114,9 +135,7 @@ def embedded(commands: str, folder: Path, *, disk: Path | None = None) -> Run:
 
 def embedded_on_qemu(commands: str, *, disk: Path | None = None) -> Run:
     """Run ``commands`` on the embedded guest under QEMU."""
-    drive = [
-        "-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
-    ] if disk else []  # fmt: skip
+    drive = disk_options(disk) if disk else []
     return qemu("-kernel", str(elf_path()), "-append", f"run={commands};q 0", *drive)
 
 

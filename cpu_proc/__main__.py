@@ -137,9 +137,9 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _engine(choice: str) -> str:
     from cpu_proc.hart import INTERPRETER, TRANSLATOR
-    from cpu_proc.translation_buffer import supported
+    from cpu_proc.translation_buffer import missing
 
-    return TRANSLATOR if choice == "translate" or (choice == "auto" and supported()) else INTERPRETER
+    return TRANSLATOR if choice == "translate" or (choice == "auto" and missing() is None) else INTERPRETER
 
 
 def _translator_lacks() -> str | None:

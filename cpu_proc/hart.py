@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import platform
 import select
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from cpu_proc import memory_map as mm
 from cpu_proc.engine import state as st
 from cpu_proc.isa import abi
 from cpu_proc.isa.csr import COUNTERS, MENVCFG_MASK, STATEEN0_MASK
-from cpu_proc.translation_buffer import TranslationBuffer, supported
+from cpu_proc.translation_buffer import TranslationBuffer, missing
 from protocol.errors import HostError
 from protocol.layout import ClockPage, IrqPage
 from protocol.memory import GuestMemory, Shared
@@ -81,9 +80,10 @@ class Hart:
     def __init__(self, index: int, engine: Any, ram: Shared, ram_base: int, irq: IrqPage, clock: ClockPage) -> None:
         self.index = index
         self.engine = engine
-        self.state = np.zeros(st.SIZE, np.int64)
-        self.x = np.zeros(33, np.int64)
-        self.f = np.zeros(32, np.int64)
+        registers = np.zeros(st.ALL, np.int64)
+        self.state = registers[: st.SIZE]
+        self.x = registers[st.X_AT : st.F_AT]
+        self.f = registers[st.F_AT :]
         self.exits = dict.fromkeys(st.EXIT_NAMES, 0)
         self.engine_name = INTERPRETER
         self.condition = STARTED
@@ -138,7 +138,7 @@ class Hart:
             "MHARTID": index,
         }.items():
             self[name] = value
-        self._buffer = TranslationBuffer(ram.size) if supported() else None
+        self._buffer = TranslationBuffer(ram.size) if missing() is None else None
         if self._buffer:
             for name, value in self._buffer.slots().items():
                 self[name] = value
@@ -152,7 +152,7 @@ class Hart:
             HostError: there is no translator for this host.
         """
         if engine == TRANSLATOR and self._buffer is None:
-            raise HostError(f"no translator for {platform.machine()}", hint='vm.engine = "auto" takes what there is')
+            raise HostError(f"the translator needs {missing()}", hint='vm.engine = "auto" takes what there is')
         self.engine_name = engine
         self["TRANSLATING"] = int(engine == TRANSLATOR)
         self.flush_translations()

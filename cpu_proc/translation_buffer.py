@@ -6,29 +6,33 @@ import ctypes
 import mmap
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from cpu_proc.engine import state as st
+from cpu_proc.engine.x86 import trampoline
+from cpu_proc.engine.x86.translate import ROW
 
 SIZE = 64 << 20
 _ROOM = 64 << 10  # for one block more than fits
-_START = 4096  # after the trampoline
-
-# rdi: code, rsi: integer registers, rdx: state, rcx: loads, r8: stores, r9: instructions left
-_TRAMPOLINE = bytes.fromhex(
-    "53 55 41 54 41 55 41 56 41 57 48 83 ec 08"  # push rbx rbp r12 r13 r14 r15; sub rsp, 8
-    "48 8d 9e 80 00 00 00 48 89 d5 49 89 cc 4d 89 c5 4d 89 ce"  # lea rbx, [rsi+128]; mov rbp, r12, r13, r14
-    "4c 8b bd {page} ff d7 4c 89 b5 {fuel}"  # mov r15, S[CODE_PAGE]; call rdi; mov S[FUEL], r14
-    "48 83 c4 08 41 5f 41 5e 41 5d 41 5c 5d 5b c3".format(
-        page=(st.SLOTS["CODE_PAGE"] * 8).to_bytes(4, "little").hex(),
-        fuel=(st.SLOTS["FUEL"] * 8).to_bytes(4, "little").hex(),
-    )
-)
+_START = 4096  # where blocks begin, after the trampoline
+_WAYS_OUT = st.BLOCK_MOST * 8  # that one block may have
+_PARTS = {"TRAMPOLINE": (0, trampoline.enter()), "LEAVE": (st.LEAVE_AT, trampoline.leave()),
+          "GET_MXCSR": (512, trampoline.GET_MXCSR), "SET_MXCSR": (576, trampoline.SET_MXCSR)}  # fmt: skip
+_NEEDED = ("abm", "bmi1", "bmi2", "fma", "popcnt")  # what the emitter uses, as /proc/cpuinfo spells it
 
 
-def supported() -> bool:
-    """Tell whether there is an emitter for this host."""
-    return platform.machine() == "x86_64"
+def missing() -> str | None:
+    """Return what the translator lacks on this host, or ``None``."""
+    if platform.machine() != "x86_64":
+        return f"an emitter for {platform.machine()}"
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "/proc/cpuinfo, which tells what the host's CPU has"
+    flags = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
+    lacking = [name for name in _NEEDED if name not in flags]
+    return f"the host's CPU to have {', '.join(lacking)}" if lacking else None
 
 
 class TranslationBuffer:
@@ -45,8 +49,10 @@ class TranslationBuffer:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
         self._codes = mmap.mmap(-1, ram_size * 4, flags=flags)
         self._jumps = mmap.mmap(-1, st.JUMP_BYTES * st.TLB_MODES)
-        self._fixups = mmap.mmap(-1, st.BLOCK_MOST * 24)
-        self._writable[: len(_TRAMPOLINE)] = _TRAMPOLINE
+        self._fixups = mmap.mmap(-1, _WAYS_OUT * ROW)
+        self._escapes = mmap.mmap(-1, mmap.PAGESIZE)
+        for at, code in _PARTS.values():
+            self._writable[at : at + len(code)] = code
         self.forget_jumps()
 
     def forget_jumps(self) -> None:
@@ -58,13 +64,15 @@ class TranslationBuffer:
         writable, executable = _address(self._writable), _read_only_address(self._executable)
         return {
             "CODE_HOST": _address(self._codes),
+            "CODE_BASE": writable,
             "CODE_START": writable + _START,
             "EMIT": writable + _START,
             "CODE_LIMIT": writable + SIZE - _ROOM,
             "CODE_SHIFT": executable - writable,
-            "TRAMPOLINE": executable,
             "JUMPS_HOST": _address(self._jumps),
             "FIXUPS_HOST": _address(self._fixups),
+            "ESCAPES_HOST": _address(self._escapes),
+            **{name: executable + at for name, (at, _) in _PARTS.items() if name in st.SLOTS},
         }
 
 

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parent.parent
     ids=["ruff-check", "ruff-format", "mypy"],
 )
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
-    arguments = [] if command[0] == "mypy" else ["orchestrator", "cpu_proc", "devproc", "protocol", "guest", "tests"]
+    arguments = (
+        []
+        if command[0] == "mypy"
+        else ["orchestrator", "cpu_proc", "devproc", "protocol", "guest", "benchmarks", "tests"]
+    )
     done = subprocess.run(
         [sys.executable, "-m", *command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

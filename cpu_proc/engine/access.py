@@ -72,6 +72,26 @@ def poke(host, size, value):
 
 
 @jit
+def filled(S, va, size, access):
+    """Have the TLB translate an access to RAM that is within one page; tell whether it does now.
+
+    Leaves no trap: what fails here fails again, and is recorded, where the access is executed.
+    """
+    if S[st.WATCHES] or (va & 0xFFF) + size > 4096:
+        return False
+    pa = checked(S, va, size, access)
+    if S[st.EXIT] != 0:
+        S[st.EXIT] = 0
+        return False
+    if not in_ram(S, pa, size):
+        return False
+    keep(S, va, pa, access)
+    part = st.TLB_LOADS if access == LOAD else st.TLB_STORES
+    place = part + (((va >> 12) & (st.TLB_ENTRIES - 1)) + tlb_mode(S, access)) * 2
+    return load_i64(S[st.TLB_HOST] + place * 8) == va & -4096
+
+
+@jit
 def load_slow(S, va, size):
     """Load ``size`` bytes, sign-extended; look at ``S[EXIT]`` afterwards."""
     if (va & 0xFFF) + size > 4096:

@@ -23,7 +23,7 @@ from protocol.names import cache_root, private_folder
 _SOURCES = Path(__file__).parent.parent
 MODULE = "busvm_generated_engine"
 # What the second process compiles, by prefix; and what calls that, and so comes last
-_ASIDE = ("floating_", "translate", "value_template", "word_ahead", "decode", "match", "pack", "rare")
+_ASIDE = ("floating_", "translate", "word_ahead", "words_ahead", "decode", "match", "pack", "rare")
 _LAST = ("run", "fetch_decoded", "inspect_csr", "change_csr")
 
 
@@ -33,7 +33,7 @@ def fingerprint() -> str:
     import numpy
 
     digest = hashlib.sha256()
-    for path in sorted([*(_SOURCES / "isa").glob("*.py"), *(_SOURCES / "engine").glob("*.py")]):
+    for path in sorted([*(_SOURCES / "isa").glob("*.py"), *(_SOURCES / "engine").rglob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for version in (sys.version, numba.__version__, numpy.__version__):
         digest.update(version.encode())

@@ -1,82 +1,20 @@
-"""The translator, as source text: guest blocks become host code, by the templates of ``engine.x86``.
+"""The dispatcher of translated code, as source text: it decodes, which is generated code.
 
-A block begins anywhere and ends behind a jump, at the end of its page, or before an instruction without a template. It
-is entered with the instructions left in the slice and leaves when they do not suffice; then, and wherever an access
-misses the TLB, it returns to the dispatcher with the state exact, and the interpreter executes one instruction. Code
-finds out its own address by a register that holds the page's, so that it serves a physical page wherever it is mapped.
+It enters blocks until the interpreter is needed: for an instruction without a template, for an access that is not to
+RAM, for code whose page has to be looked at first, or for the last instructions of a slice.
 """
 
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
-from cpu_proc.engine.numbering import numbers
-from cpu_proc.engine.source_text import chain
-from cpu_proc.engine.x86.templates import BRANCHES, LOADS, STORES, VALUES
-from cpu_proc.isa.table import TABLE
+from cpu_proc.engine.traps import FS
 
-_WIDTH = {row.name: row.width // 8 for row in TABLE.instructions}
-
-
-def _opcode(parts: tuple[int, ...], modrm: int) -> str:
-    """Return the statement that puts an instruction with the operand [rax + rdx]."""
-    data = [*parts, modrm, 0x10]
-    return (
-        f"return put{len(data)}(p, {', '.join(map(hex, data))})"
-        if len(data) <= 4
-        else (f"return put{len(data) - 3}(put3(p, {', '.join(map(hex, data[:3]))}), {', '.join(map(hex, data[3:]))})")
-    )
+_TLB_MASK = (st.TLB_ENTRIES - 1) * 16
 
 
 def translator() -> str:
-    """Return the functions of the translator; ``translate(S, decoded, offset)`` makes a block."""
-    number = numbers()
-
-    def rows(table: dict[str, str]) -> str:
-        return chain([(f"op == {number[name]}", [body]) for name, body in table.items()], 1)
-
-    values = rows({name: f"return {text}" for name, text in VALUES.items()})
-    conditions = rows({name: f"return {code}" for name, code in BRANCHES.items()})
-    loads = rows({name: _opcode(parts, 0x04) for name, parts in LOADS.items()})
-    stores = rows({name: _opcode(parts, 0x0C) for name, parts in STORES.items()})
-    load_sizes = rows({name: f"return {_WIDTH[name]}" for name in LOADS})
-    store_sizes = rows({name: f"return {_WIDTH[name]}" for name in STORES})
+    """Return the functions; ``translated`` executes and returns how many instructions of the slice are left."""
     return f"""
-@jit
-def value_template(p, w, op, offset):
-{values}
-    return 0
-
-
-@jit
-def condition_of(op):
-{conditions}
-    return -1
-
-
-@jit
-def put_load(p, op):
-{loads}
-    return p
-
-
-@jit
-def put_store(p, op):
-{stores}
-    return p
-
-
-@jit
-def load_size(op):
-{load_sizes}
-    return 0
-
-
-@jit
-def store_size(op):
-{store_sizes}
-    return 0
-
-
 @jit
 def word_ahead(S, decoded, offset):
     w = load_i64(decoded + (offset << 2))
@@ -96,119 +34,116 @@ def word_ahead(S, decoded, offset):
 
 
 @jit
-def translate(S, decoded, start):
-    if S[EMIT] > S[CODE_LIMIT]:
-        forget_code(S)
-    S[BLOCKS] += 1
-    codes = S[CODE_HOST] + decoded - S[DEC_HOST]
-    entry = S[EMIT]
-    store_64(codes + (start << 2), entry + S[CODE_SHIFT])
-    p = put3(entry, 0x49, 0x81, 0xEE)  # sub r14, instructions
-    fuel = p
-    p = put2(p + 4, 0x0F, 0x88)  # js
-    out_of_fuel = p
-    p += 4
-    offset = start
-    n = 0
-    slow = 0
-    jumped = 0
-    while jumped == 0 and n < {st.BLOCK_MOST}:
-        w = 0
-        if offset < 4096:
-            w = word_ahead(S, decoded, offset)
-        if w == 0:
-            break
-        op = w & 0x3FF
-        length = w >> 26 & 7
-        rd = w >> 10 & 63
-        q = value_template(p, w, op, offset)
-        if q != 0:
-            p = store_register(q, rd)
-        elif load_size(op) != 0:
-            p = look_up_page(address_of(p, w), load_size(op), 0)
-            slow = note_slow(S, slow, p, offset, n)
-            p = store_register(put_load(host_of_page(p + 4, 0), op), rd)
-        elif store_size(op) != 0:
-            p = look_up_page(address_of(p, w), store_size(op), 1)
-            slow = note_slow(S, slow, p, offset, n)
-            p = put_store(load_register(host_of_page(p + 4, 1), 1, w >> 21 & 31), op)
-        elif condition_of(op) >= 0:
-            p = put2(compare_registers(p, w), 0x0F, 0x80 | condition_of(op))
-            taken = p
-            p = chain_to(S, p + 4, codes, offset + length)
-            patch(taken, p)
-            p = chain_to(S, p, codes, offset + (w >> 32))
-            jumped = 1
-        elif op == {number["jal"]}:
-            if rd != 32:
-                p = store_register(page_address(p, offset + length), rd)
-            p = chain_to(S, p, codes, offset + (w >> 32))
-            jumped = 1
-        elif op == {number["jalr"]}:
-            p = put4(address_of(p, w), 0x48, 0x83, 0xE0, 0xFE)  # and rax, -2
-            if rd != 32:
-                p = put3(p, 0x48, 0x89, 0xC2)
-                p = store_register(page_address(p, offset + length), rd)
-                p = put3(p, 0x48, 0x89, 0xD0)
-            p = look_up_target(p)
-            jumped = 1
-        else:
-            break
-        n += 1
-        offset += length
-    if n == 0:  # nothing to translate: have the interpreter do it
-        p = leave(store_slot(page_address(entry, start), {st.SLOTS["PC"]}), 0)
-        S[EMIT] = p
-        return entry + S[CODE_SHIFT]
-    if jumped == 0:
-        if n == {st.BLOCK_MOST} or offset == 4096:
-            p = chain_to(S, p, codes, offset)
-        else:
-            p = leave(store_slot(page_address(p, offset), {st.SLOTS["PC"]}), 0)
-    store_32(fuel, n)
-    for k in range(slow):
-        row = S[FIXUPS_HOST] + k * 24
-        patch(load_i64(row), p)
-        p = store_slot(page_address(p, load_i64(row + 8)), {st.SLOTS["PC"]})
-        p = put32(put3(p, 0x49, 0x81, 0xC6), n - load_i64(row + 16))  # add r14, what was not executed
-        p = leave(p, 0)
-    patch(out_of_fuel, p)
-    p = store_slot(page_address(p, start), {st.SLOTS["PC"]})
-    p = leave(put32(put3(p, 0x49, 0x81, 0xC6), n), 2)
-    S[EMIT] = p
-    return entry + S[CODE_SHIFT]
+def words_ahead(S, decoded, offset):
+    # decode what a block that begins here may hold
+    for _ in range({st.BLOCK_MOST}):
+        if offset >= 4096:
+            return
+        w = word_ahead(S, decoded, offset)
+        if w == 0 or ends(form_of(w)):
+            return
+        offset += w >> 26 & 7
 
 
 @jit
-def translated(S, X, n, loads, stores, fetches):
-    # execute translated code until the interpreter is needed; what is left of the slice
-    S[JUMPS] = S[JUMPS_HOST] + (tlb_mode(S, 0) // {st.TLB_ENTRIES}) * {st.JUMP_BYTES}
-    S[INTERPRET] = 1
-    site = 0
+def missed(S, X, fetches):
+    # fill the TLB for the access at S[PC]; tell whether the block can go on with it
+    pc = S[PC]
+    k = fetches + ((pc >> 8) & {_TLB_MASK:#x})
+    if load_i64(k) != pc & -4096:  # the cache of jumps knows more pages than the TLB
+        return False
+    w = load_i64(load_i64(k + 8) + ((pc & 0xFFF) << 2))
+    form = FORMS[w & 0x3FF, 0]
+    size = FORMS[w & 0x3FF, 3]
+    va = load_i64(X + (w >> 13 & 0xF8)) + (w >> 32)
+    if is_atomic(form) and va & (size - 1) != 0:
+        return False
+    return filled(S, va, size, {2} if is_store(form) else {1})
+
+
+@jit
+def begin_floating(S):
+    # let the host's flags gather from now on, if its arithmetic is the guest's
+    if S[MSTATUS] & {FS} != {FS} or S[FRM] != 0:
+        return False
+    call_2(S[SET_MXCSR], 0x1F80, 0)
+    S[FLOAT_READY] = 1
+    return True
+
+
+@jit
+def end_floating(S):
+    # invalid, denormal, by zero, overflow, underflow, inexact: bits 0 to 5 of the host's
+    flags = call_2(S[GET_MXCSR], 0, 0)
+    S[FFLAGS] |= (flags & 1) << 4 | (flags & 4) << 1 | (flags & 8) >> 1 | (flags & 16) >> 3 | (flags & 32) >> 5
+    S[FLOAT_READY] = 0
+
+
+@jit
+def execute(S, X, n, loads, fetches):
+    kind = TO_LOOK_UP
+    record = 0
+    row = 0
     while n > 0:
         pc = S[PC]
-        k = fetches + ((pc >> 8) & {(st.TLB_ENTRIES - 1) * 16:#x})
+        k = fetches + ((pc >> 8) & {_TLB_MASK:#x})
         if load_i64(k) != pc & -4096:
             return n
         decoded = load_i64(k + 8)
         if decoded == S[UNDECODED_HOST]:
             return n
-        S[PATCH_SITE] = site
         code = load_i64(S[CODE_HOST] + decoded - S[DEC_HOST] + ((pc & 0xFFF) << 2))
         if code == 0:
+            flushes = S[CODE_FLUSHES]
+            words_ahead(S, decoded, pc & 0xFFF)
             code = translate(S, decoded, pc & 0xFFF)
-        if S[PATCH_SITE] > 2:
-            patch(S[PATCH_SITE] - S[CODE_SHIFT], code - S[CODE_SHIFT])
-        entry = S[JUMPS] + ((pc & {st.JUMP_MASK:#x}) << 3)
-        store_64(entry, pc)
-        store_64(entry + 8, code)
+            if S[CODE_FLUSHES] != flushes:
+                kind = TO_LOOK_UP
+        if kind == TO_CHAIN:
+            S[CHAINS] += 1
+            if code == UNTRANSLATED:
+                store_8(record + 7, TO_INTERPRET)
+            else:
+                patch(record - (row & 0xFFFFFFFF), code - S[CODE_SHIFT])
+        if code == UNTRANSLATED:
+            return n
+        keep_jump(S, pc, code)
         S[CODE_PAGE] = pc & -4096
-        site = call_6(S[TRAMPOLINE], code, X, S[SELF_HOST], loads, stores, n)
-        n = S[FUEL]
-        if site == 0:
-            return n
-        if site == 2:
-            S[INTERPRET] = n
-            return n
+        resume = True
+        while resume:
+            S[ENTRIES] += 1
+            record = S[CODE_BASE] + call_4(S[TRAMPOLINE], code, S[SELF_HOST], loads, n)
+            n = S[FUEL]
+            row = load_i64(record)
+            kind = row >> 56
+            if kind == TO_LOOK_UP:
+                break
+            S[PC] = S[CODE_PAGE] + (row >> 32 & 0xFFFF)
+            if kind == TO_CHAIN:
+                break
+            if kind == ON_MISS:
+                resume = missed(S, X, fetches)
+            elif kind == ON_FLOAT:
+                resume = begin_floating(S)
+            else:
+                resume = False
+            if resume:
+                code = record - (row & 0xFFFFFFFF) + S[CODE_SHIFT]
+            else:
+                n += row >> 48 & 0xFF
+                if kind == ON_FUEL:
+                    S[INTERPRET] = n
+                return n
     return 0
+
+
+@jit
+def translated(S, X, n, loads, fetches):
+    S[JUMPS] = S[JUMPS_HOST] + (tlb_mode(S, 0) // {st.TLB_ENTRIES}) * {st.JUMP_BYTES}
+    S[INTERPRET] = 1
+    n = execute(S, X, n, loads, fetches)
+    if S[FLOAT_READY]:
+        end_floating(S)
+    S[INTERPRETED] += S[INTERPRET] if n > 0 else 0
+    return n
 """

@@ -39,8 +39,9 @@ WALKS FETCH_MISSES DECODES PAGE_SERVED DOORBELLS TRAPS INTERRUPTS
 
 # The translator: its buffer, written at one address and executed at another, and where blocks are
 _TRANSLATOR = """
-TRANSLATING CODE_HOST CODE_START CODE_LIMIT CODE_SHIFT EMIT TRAMPOLINE JUMPS_HOST JUMPS FIXUPS_HOST
-CODE_PAGE FUEL PATCH_SITE INTERPRET BLOCKS CODE_FLUSHES MEMSET_FUNCTION MADVISE_FUNCTION
+TRANSLATING CODE_BASE CODE_START CODE_LIMIT CODE_SHIFT EMIT CODE_HOST FIXUPS_HOST ESCAPES_HOST ESCAPES BOXED
+TRAMPOLINE GET_MXCSR SET_MXCSR JUMPS_HOST JUMPS CODE_PAGE FUEL FLOAT_READY INTERPRET MEMSET_FUNCTION MADVISE_FUNCTION
+BLOCKS CHAINS ENTRIES INTERPRETED CODE_FLUSHES
 """
 
 # What other threads leave for the hart, by atomic operations alone (engine.posts)
@@ -62,7 +63,13 @@ SLOTS = {name: index for index, name in enumerate(NAMES)}
 # After the named slots, a bit per place that the TLB may hold through a superpage: 1 GiB, then 2 MiB by a hash
 GIGA_PLACES, MEGA_PLACES = 256, 264
 MEGA_WORDS = 64
-SIZE = MEGA_PLACES + MEGA_WORDS
+# and a bit per page (by its address modulo 16 MiB) that the cache of jumps may lead to
+JUMP_PAGES, JUMP_PAGE_WORDS = MEGA_PLACES + MEGA_WORDS, 64
+SIZE = JUMP_PAGES + JUMP_PAGE_WORDS
+# The registers lie behind the vector, so that one base reaches all: x0 to x31, where x0's results go, f0 to f31
+X_AT = SIZE
+F_AT = X_AT + 33
+ALL = F_AT + 32
 globals().update(SLOTS)
 
 # Why `run` came back (S[EXIT])
@@ -70,6 +77,7 @@ EXIT_NONE, EXIT_TRAP, EXIT_MMIO, EXIT_WFI, EXIT_SBI, EXIT_LOOK, EXIT_STOP, EXIT_
 EXIT_NAMES = ("none", "trap", "mmio", "wfi", "sbi", "look", "stop", "budget", "debug")
 
 BLOCK_MOST = 48  # instructions in one translated block
+LEAVE_AT = 128  # where in the buffer blocks jump to when they are left
 JUMP_MASK = 0x1FFE  # of a virtual address: which entry of the cache of jumps
 JUMP_BYTES = (JUMP_MASK + 2) * 8  # of one mode: (address, host code) for every parcel under the mask
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import atomic_swap, fence, store_64
-from cpu_proc.engine.x86.blocks import forget_jumps
+from cpu_proc.engine.x86.blocks import forget_jumps, forget_jumps_of
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -57,17 +57,17 @@ def flush_tlb(S):
     for i in range(0, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
     flush_crossings(S)
-    for i in range(st.GIGA_PLACES, st.SIZE):
+    if S[st.TRANSLATING]:
+        forget_jumps(S)
+    for i in range(st.GIGA_PLACES, st.MEGA_PLACES + st.MEGA_WORDS):
         S[i] = 0
 
 
 @jit
 def flush_crossings(S):
-    """Forget the instructions that lie across two pages, and where translated code is by virtual address."""
+    """Forget the instructions that lie across two pages."""
     for i in range(st.CROSSINGS):
         store_64(S[st.CROSSING_HOST] + i * 16, -1)
-    if S[st.TRANSLATING]:
-        forget_jumps(S)
 
 
 @jit
@@ -77,6 +77,8 @@ def flush_fetches(S):
     for i in range(st.TLB_FETCHES, st.TLB_WORDS, 2):
         store_64(base + i * 8, -1)
     flush_crossings(S)
+    if S[st.TRANSLATING]:
+        forget_jumps(S)
 
 
 @jit
@@ -86,6 +88,8 @@ def flush_page(S, va):
     for i in range(3 * st.TLB_MODES):
         store_64(S[st.TLB_HOST] + (i * st.TLB_ENTRIES + entry) * 16, -1)
     flush_crossings(S)
+    if S[st.TRANSLATING]:
+        forget_jumps_of(S, va)
 
 
 @jit

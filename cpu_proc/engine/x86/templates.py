@@ -1,186 +1,173 @@
-"""What the translator emits for an instruction: one row each, by the name the instruction has in ``isa``.
+"""What the translator emits for each instruction: one row, by the name the instruction has in ``isa``.
 
-A row is an expression over ``p`` (where to write), ``w`` (the decoded word) and ``offset`` (of the instruction in its
-page); it leaves the result in rax. Instructions without a row are executed by the interpreter.
+A row names a form, which is a function of ``integer``, ``memory``, ``floating`` or ``translate``, and up to three
+numbers that it takes: host opcodes, condition codes, sizes. An instruction without a row is the interpreter's.
 """
 
 from __future__ import annotations
 
-from cpu_proc.engine.jit import jit
-from cpu_proc.engine.x86.assembler import (
-    RAX,
-    RCX,
-    extend_word,
-    load_constant,
-    load_register,
-    put1,
-    put2,
-    put3,
-    put4,
-    set_condition,
-    with_immediate,
-    with_register,
-)
+from enum import IntEnum, auto
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
+import numpy as np
 
-LESS, BELOW = 0xC, 0x2  # condition codes
+from cpu_proc.engine.numbering import numbers
 
 
-@jit
-def rs1(w):
-    return w >> 16 & 31
+class Form(IntEnum):
+    """How an instruction is translated; the order tells values from floating point, memory and jumps."""
+
+    NOTHING = 0
+    # values: what they compute goes to an integer register, and there is nothing else to them
+    CONSTANT = auto()
+    PC_RELATIVE = auto()
+    BINARY = auto()  # opcode, wide
+    ADD_IMMEDIATE = auto()
+    ADD_WORD_IMMEDIATE = auto()
+    IMMEDIATE = auto()  # opcode extension
+    SHIFT_IMMEDIATE = auto()  # opcode extension, wide
+    SHIFT_WORD_LEFT = auto()
+    SHIFT = auto()  # VEX prefix, wide
+    ROTATE = auto()  # opcode extension, wide
+    ROTATE_IMMEDIATE = auto()  # wide
+    COMPARE = auto()  # condition
+    COMPARE_IMMEDIATE = auto()  # condition
+    MULTIPLY = auto()  # wide
+    MULTIPLY_HIGH = auto()  # opcode extension, whether mixed
+    DIVIDE = auto()  # signed, wide, host register of the result
+    SHIFT_AND_ADD = auto()  # scale, narrow
+    UNARY = auto()  # opcode, prefix, wide
+    LOGIC_WITH_NOT = auto()  # opcode
+    AND_WITH_NOT = auto()
+    CHOOSE = auto()  # condition
+    CHOOSE_ZERO = auto()  # condition
+    REVERSE_BYTES = auto()
+    SPREAD_BYTES = auto()
+    ONE_BIT = auto()  # opcode
+    ONE_BIT_IMMEDIATE = auto()  # opcode extension
+    EXTRACT_BIT = auto()
+    EXTRACT_BIT_IMMEDIATE = auto()
+    PACK_WORDS = auto()
+    LAST_VALUE = auto()
+    FENCE = auto()
+    # memory; the third number is the size
+    LOAD = auto()  # opcode, wide, size
+    STORE = auto()  # -, -, size
+    EXCHANGE = auto()  # opcode, -, size
+    MODIFY = auto()  # opcode, -, size
+    LOAD_RESERVED = auto()  # -, -, size
+    STORE_CONDITIONAL = auto()  # -, -, size
+    FLOAT_LOAD = auto()  # -, double, size
+    FLOAT_STORE = auto()  # -, double, size
+    LAST_MEMORY = auto()
+    # floating point; the second number tells doubles
+    ARITHMETIC = auto()  # opcode
+    SQUARE_ROOT = auto()
+    MULTIPLY_ADD = auto()  # opcode
+    EXTREME = auto()  # opcode
+    EQUAL = auto()
+    LESS = auto()  # condition
+    WITH_SIGN = auto()  # operation
+    TO_INTEGER = auto()  # wide
+    FROM_INTEGER = auto()  # source
+    CHANGE_PRECISION = auto()
+    MOVE_TO_INTEGER = auto()
+    MOVE_FROM_INTEGER = auto()
+    LAST_FLOAT = auto()
+    # jumps
+    BRANCH = auto()  # condition, condition with the operands exchanged
+    JUMP = auto()
+    JUMP_TO_REGISTER = auto()
 
 
-@jit
-def rs2(w):
-    return w >> 21 & 31
+F = Form
+_ADD, _OR, _AND, _SUB, _XOR = 0x03, 0x0B, 0x23, 0x2B, 0x33
+_BELOW, _EQUAL, _NOT_EQUAL, _LESS = 0x2, 0x4, 0x5, 0xC
+_QUOTIENT, _REMAINDER = 0, 2  # rax, rdx
 
-
-@jit
-def binary(p, w, opcode, wide):
-    """Op rax, x[rs2], for opcodes that take a memory operand."""
-    p = load_register(p, RAX, rs1(w))
-    if rs2(w) == 0:
-        p = load_register(p, RCX, 0)
-        if wide:
-            p = put1(p, 0x48)
-        p = put2(p, opcode, 0xC1)
-    else:
-        p = with_register(p, opcode, rs2(w), wide)
-    return p if wide else extend_word(p)
-
-
-@jit
-def add_immediate(p, w):
-    if rs1(w) == 0:
-        return load_constant(p, w >> 32)
-    p = load_register(p, RAX, rs1(w))
-    return with_immediate(p, 0x05, w >> 32, 1) if w >> 32 != 0 else p
-
-
-@jit
-def immediate(p, w, opcode):
-    return with_immediate(load_register(p, RAX, rs1(w)), opcode, w >> 32, 1)
-
-
-@jit
-def add_word_immediate(p, w):
-    p = load_register(p, RAX, rs1(w))
-    if w >> 32 != 0:
-        p = with_immediate(p, 0x05, w >> 32, 0)
-    return extend_word(p)
-
-
-@jit
-def shift_immediate(p, w, extension):
-    return put4(load_register(p, RAX, rs1(w)), 0x48, 0xC1, 0xC0 | extension << 3, w >> 32 & 63)
-
-
-@jit
-def shift_word_immediate(p, w, extension):
-    return extend_word(put3(load_register(p, RAX, rs1(w)), 0xC1, 0xC0 | extension << 3, w >> 32 & 31))
-
-
-@jit
-def shift(p, w, extension):
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return put3(p, 0x48, 0xD3, 0xC0 | extension << 3)
-
-
-@jit
-def shift_word(p, w, extension):
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return extend_word(put2(p, 0xD3, 0xC0 | extension << 3))
-
-
-@jit
-def compare(p, w, condition):
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return set_condition(put3(p, 0x48, 0x39, 0xC8), condition)
-
-
-@jit
-def compare_immediate(p, w, condition):
-    return set_condition(with_immediate(load_register(p, RAX, rs1(w)), 0x3D, w >> 32, 1), condition)
-
-
-@jit
-def multiply(p, w):
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return put4(p, 0x48, 0x0F, 0xAF, 0xC1)
-
-
-@jit
-def multiply_word(p, w):
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return extend_word(put3(p, 0x0F, 0xAF, 0xC1))
-
-
-@jit
-def multiply_high(p, w, modrm):
-    """imul rcx (or mul rcx); mov rax, rdx."""
-    p = load_register(load_register(p, RAX, rs1(w)), RCX, rs2(w))
-    return put3(put3(p, 0x48, 0xF7, modrm), 0x48, 0x89, 0xD0)
-
-
-@jit
-def shift_and_add(p, w, amount, narrow):
-    """The base, zero-extended or not, shifted, plus x[rs2]."""
-    p = load_register(p, RAX, rs1(w))
-    if narrow:
-        p = put2(p, 0x89, 0xC0)  # mov eax, eax
-    if amount:
-        p = put4(p, 0x48, 0xC1, 0xE0, amount)
-    return p if rs2(w) == 0 else with_register(p, 0x03, rs2(w), 1)
-
-
-VALUES = {
-    "lui": "load_constant(p, w >> 32)",
-    "auipc": "page_address(p, offset + (w >> 32))",
-    "addi": "add_immediate(p, w)",
-    "xori": "immediate(p, w, 0x35)",
-    "ori": "immediate(p, w, 0x0D)",
-    "andi": "immediate(p, w, 0x25)",
-    "slti": "compare_immediate(p, w, LESS)",
-    "sltiu": "compare_immediate(p, w, BELOW)",
-    "slli": "shift_immediate(p, w, 4)",
-    "srli": "shift_immediate(p, w, 5)",
-    "srai": "shift_immediate(p, w, 7)",
-    "addiw": "add_word_immediate(p, w)",
-    "slliw": "shift_word_immediate(p, w, 4)",
-    "srliw": "shift_word_immediate(p, w, 5)",
-    "sraiw": "shift_word_immediate(p, w, 7)",
-    "add": "binary(p, w, 0x03, 1)",
-    "sub": "binary(p, w, 0x2B, 1)",
-    "xor": "binary(p, w, 0x33, 1)",
-    "or": "binary(p, w, 0x0B, 1)",
-    "and": "binary(p, w, 0x23, 1)",
-    "addw": "binary(p, w, 0x03, 0)",
-    "subw": "binary(p, w, 0x2B, 0)",
-    "sll": "shift(p, w, 4)",
-    "srl": "shift(p, w, 5)",
-    "sra": "shift(p, w, 7)",
-    "sllw": "shift_word(p, w, 4)",
-    "srlw": "shift_word(p, w, 5)",
-    "sraw": "shift_word(p, w, 7)",
-    "slt": "compare(p, w, LESS)",
-    "sltu": "compare(p, w, BELOW)",
-    "mul": "multiply(p, w)",
-    "mulw": "multiply_word(p, w)",
-    "mulh": "multiply_high(p, w, 0xE9)",
-    "mulhu": "multiply_high(p, w, 0xE1)",
-    "add.uw": "shift_and_add(p, w, 0, 1)",
-    "sh1add": "shift_and_add(p, w, 1, 0)",
-    "sh2add": "shift_and_add(p, w, 2, 0)",
-    "sh3add": "shift_and_add(p, w, 3, 0)",
-    "sh1add.uw": "shift_and_add(p, w, 1, 1)",
-    "sh2add.uw": "shift_and_add(p, w, 2, 1)",
-    "sh3add.uw": "shift_and_add(p, w, 3, 1)",
-}
-BRANCHES = {"beq": 0x4, "bne": 0x5, "blt": 0xC, "bge": 0xD, "bltu": 0x2, "bgeu": 0x3}  # condition codes
-LOADS = {  # the instruction that loads [rax + rdx] into rax, as opcode bytes (the ModRM and SIB bytes follow)
-    "lb": (0x48, 0x0F, 0xBE), "lh": (0x48, 0x0F, 0xBF), "lw": (0x48, 0x63), "ld": (0x48, 0x8B),
-    "lbu": (0x0F, 0xB6), "lhu": (0x0F, 0xB7), "lwu": (0x8B,),
+_INTEGER: dict[str, tuple[int, ...]] = {
+    "lui": (F.CONSTANT,), "auipc": (F.PC_RELATIVE,),
+    "addi": (F.ADD_IMMEDIATE,), "addiw": (F.ADD_WORD_IMMEDIATE,),
+    "xori": (F.IMMEDIATE, 6), "ori": (F.IMMEDIATE, 1), "andi": (F.IMMEDIATE, 4),
+    "slti": (F.COMPARE_IMMEDIATE, _LESS), "sltiu": (F.COMPARE_IMMEDIATE, _BELOW),
+    "slt": (F.COMPARE, _LESS), "sltu": (F.COMPARE, _BELOW),
+    "add": (F.BINARY, _ADD, 1), "sub": (F.BINARY, _SUB, 1), "xor": (F.BINARY, _XOR, 1),
+    "or": (F.BINARY, _OR, 1), "and": (F.BINARY, _AND, 1), "addw": (F.BINARY, _ADD, 0), "subw": (F.BINARY, _SUB, 0),
+    "slli": (F.SHIFT_IMMEDIATE, 4, 1), "srli": (F.SHIFT_IMMEDIATE, 5, 1), "srai": (F.SHIFT_IMMEDIATE, 7, 1),
+    "slliw": (F.SHIFT_IMMEDIATE, 4, 0), "srliw": (F.SHIFT_IMMEDIATE, 5, 0), "sraiw": (F.SHIFT_IMMEDIATE, 7, 0),
+    "sll": (F.SHIFT, 1, 1), "srl": (F.SHIFT, 3, 1), "sra": (F.SHIFT, 2, 1),
+    "sllw": (F.SHIFT, 1, 0), "srlw": (F.SHIFT, 3, 0), "sraw": (F.SHIFT, 2, 0),
+    "fence": (F.FENCE,), "pause": (F.FENCE,),
+    # M
+    "mul": (F.MULTIPLY, 1), "mulw": (F.MULTIPLY, 0),
+    "mulh": (F.MULTIPLY_HIGH, 5, 0), "mulhu": (F.MULTIPLY_HIGH, 4, 0), "mulhsu": (F.MULTIPLY_HIGH, 4, 1),
+    "div": (F.DIVIDE, 1, 1, _QUOTIENT), "divu": (F.DIVIDE, 0, 1, _QUOTIENT),
+    "rem": (F.DIVIDE, 1, 1, _REMAINDER), "remu": (F.DIVIDE, 0, 1, _REMAINDER),
+    "divw": (F.DIVIDE, 1, 0, _QUOTIENT), "divuw": (F.DIVIDE, 0, 0, _QUOTIENT),
+    "remw": (F.DIVIDE, 1, 0, _REMAINDER), "remuw": (F.DIVIDE, 0, 0, _REMAINDER),
+    # Zba
+    "add.uw": (F.SHIFT_AND_ADD, 0, 1), "slli.uw": (F.SHIFT_WORD_LEFT,),
+    "sh1add": (F.SHIFT_AND_ADD, 1, 0), "sh1add.uw": (F.SHIFT_AND_ADD, 1, 1),
+    "sh2add": (F.SHIFT_AND_ADD, 2, 0), "sh2add.uw": (F.SHIFT_AND_ADD, 2, 1),
+    "sh3add": (F.SHIFT_AND_ADD, 3, 0), "sh3add.uw": (F.SHIFT_AND_ADD, 3, 1),
+    # Zbb, Zbkb
+    "andn": (F.AND_WITH_NOT,), "orn": (F.LOGIC_WITH_NOT, _OR), "xnor": (F.LOGIC_WITH_NOT, _XOR),
+    "clz": (F.UNARY, 0x0FBD, 0xF3, 1), "ctz": (F.UNARY, 0x0FBC, 0xF3, 1), "cpop": (F.UNARY, 0x0FB8, 0xF3, 1),
+    "clzw": (F.UNARY, 0x0FBD, 0xF3, 0), "ctzw": (F.UNARY, 0x0FBC, 0xF3, 0), "cpopw": (F.UNARY, 0x0FB8, 0xF3, 0),
+    "sext.b": (F.UNARY, 0x0FBE, 0, 1), "sext.h": (F.UNARY, 0x0FBF, 0, 1), "zext.h": (F.UNARY, 0x0FB7, 0, 0),
+    "max": (F.CHOOSE, 0xC), "min": (F.CHOOSE, 0xF), "maxu": (F.CHOOSE, 0x2), "minu": (F.CHOOSE, 0x7),
+    "rol": (F.ROTATE, 0, 1), "ror": (F.ROTATE, 1, 1), "rolw": (F.ROTATE, 0, 0), "rorw": (F.ROTATE, 1, 0),
+    "rori": (F.ROTATE_IMMEDIATE, 1), "roriw": (F.ROTATE_IMMEDIATE, 0),
+    "rev8": (F.REVERSE_BYTES,), "orc.b": (F.SPREAD_BYTES,), "pack": (F.PACK_WORDS,),
+    # Zbs, Zicond
+    "bset": (F.ONE_BIT, 0x0FAB), "bclr": (F.ONE_BIT, 0x0FB3), "binv": (F.ONE_BIT, 0x0FBB), "bext": (F.EXTRACT_BIT,),
+    "bseti": (F.ONE_BIT_IMMEDIATE, 5), "bclri": (F.ONE_BIT_IMMEDIATE, 6), "binvi": (F.ONE_BIT_IMMEDIATE, 7),
+    "bexti": (F.EXTRACT_BIT_IMMEDIATE,),
+    "czero.eqz": (F.CHOOSE_ZERO, _EQUAL), "czero.nez": (F.CHOOSE_ZERO, _NOT_EQUAL),
 }  # fmt: skip
-STORES = {"sb": (0x88,), "sh": (0x66, 0x89), "sw": (0x89,), "sd": (0x48, 0x89)}  # rcx to [rax + rdx]
+_MEMORY = {
+    "lb": (F.LOAD, 0x0FBE, 1, 1), "lh": (F.LOAD, 0x0FBF, 1, 2), "lw": (F.LOAD, 0x63, 1, 4), "ld": (F.LOAD, 0x8B, 1, 8),
+    "lbu": (F.LOAD, 0x0FB6, 0, 1), "lhu": (F.LOAD, 0x0FB7, 0, 2), "lwu": (F.LOAD, 0x8B, 0, 4),
+    "sb": (F.STORE, 0, 0, 1), "sh": (F.STORE, 0, 0, 2), "sw": (F.STORE, 0, 0, 4), "sd": (F.STORE, 0, 0, 8),
+    "flw": (F.FLOAT_LOAD, 0, 0, 4), "fld": (F.FLOAT_LOAD, 0, 1, 8),
+    "fsw": (F.FLOAT_STORE, 0, 0, 4), "fsd": (F.FLOAT_STORE, 0, 1, 8),
+}  # fmt: skip
+for _suffix, _size in (("w", 4), ("d", 8)):
+    _MEMORY[f"amoadd.{_suffix}"] = (F.EXCHANGE, 0x0FC1, 0, _size)
+    _MEMORY[f"amoswap.{_suffix}"] = (F.EXCHANGE, 0x87, 0, _size)
+    for _name, _opcode in (("and", _AND), ("or", _OR), ("xor", _XOR)):
+        _MEMORY[f"amo{_name}.{_suffix}"] = (F.MODIFY, _opcode, 0, _size)
+    _MEMORY[f"lr.{_suffix}"] = (F.LOAD_RESERVED, 0, 0, _size)
+    _MEMORY[f"sc.{_suffix}"] = (F.STORE_CONDITIONAL, 0, 0, _size)
+_FLOAT: dict[str, tuple[int, ...]] = {}
+for _p, _double in (("s", 0), ("d", 1)):
+    for _name, _opcode in (("add", 0x0F58), ("sub", 0x0F5C), ("mul", 0x0F59), ("div", 0x0F5E)):
+        _FLOAT[f"f{_name}.{_p}"] = (F.ARITHMETIC, _opcode, _double)
+    for _name, _opcode in (("madd", 0xA9), ("msub", 0xAB), ("nmsub", 0xAD), ("nmadd", 0xAF)):
+        _FLOAT[f"f{_name}.{_p}"] = (F.MULTIPLY_ADD, _opcode, _double)
+    for _number, _name in enumerate(("w", "wu", "l", "lu")):
+        _FLOAT[f"fcvt.{_p}.{_name}"] = (F.FROM_INTEGER, _number, _double)
+    _FLOAT |= {
+        f"fsqrt.{_p}": (F.SQUARE_ROOT, 0, _double),
+        f"fmin.{_p}": (F.EXTREME, 0x0F5D, _double), f"fmax.{_p}": (F.EXTREME, 0x0F5F, _double),
+        f"feq.{_p}": (F.EQUAL, 0, _double), f"flt.{_p}": (F.LESS, 0x7, _double), f"fle.{_p}": (F.LESS, 0x3, _double),
+        f"fsgnj.{_p}": (F.WITH_SIGN, 0, _double), f"fsgnjn.{_p}": (F.WITH_SIGN, 1, _double),
+        f"fsgnjx.{_p}": (F.WITH_SIGN, 2, _double),
+        f"fcvt.w.{_p}": (F.TO_INTEGER, 0, _double), f"fcvt.l.{_p}": (F.TO_INTEGER, 1, _double),
+    }  # fmt: skip
+_FLOAT |= {
+    "fcvt.s.d": (F.CHANGE_PRECISION, 0, 1), "fcvt.d.s": (F.CHANGE_PRECISION, 0, 0),
+    "fmv.x.d": (F.MOVE_TO_INTEGER, 0, 1), "fmv.x.w": (F.MOVE_TO_INTEGER, 0, 0),
+    "fmv.d.x": (F.MOVE_FROM_INTEGER, 0, 1), "fmv.w.x": (F.MOVE_FROM_INTEGER, 0, 0),
+}  # fmt: skip
+_JUMPS = {
+    "beq": (F.BRANCH, 0x4, 0x4), "bne": (F.BRANCH, 0x5, 0x5), "blt": (F.BRANCH, 0xC, 0xF),
+    "bge": (F.BRANCH, 0xD, 0xE), "bltu": (F.BRANCH, 0x2, 0x7), "bgeu": (F.BRANCH, 0x3, 0x6),
+    "jal": (F.JUMP,), "jalr": (F.JUMP_TO_REGISTER,),
+}  # fmt: skip
+
+ROWS = _INTEGER | _MEMORY | _FLOAT | _JUMPS
+FORMS = np.zeros((1024, 4), np.int64)  # by operation number
+for _row, _number in numbers().items():
+    if _row in ROWS:
+        FORMS[_number, : len(ROWS[_row])] = ROWS[_row]
+globals().update({form.name: int(form) for form in Form})  # numbers for Numba, which takes its time over enumerations

@@ -1,0 +1,262 @@
+"""What the translator emits for floating point: the host's own arithmetic, whose flags are the guest's.
+
+A block's first such instruction finds S[FLOAT_READY] set, or leaves: then FS is dirty, the rounding mode is to nearest
+even, and the host's MXCSR gathers flags, which the dispatcher hands over to ``fflags`` (x86 detects tininess after
+rounding, as RISC-V does: unprivileged §20.2). Wherever the host's result would differ (a NaN, an operand that is not
+boxed, an integer out of range) the block is left before the result is stored, and the interpreter executes the
+instruction; such a jump's displacement is remembered in ``S[ESCAPES]``, one after the other.
+"""
+
+from __future__ import annotations
+
+from cpu_proc.engine import state as st
+from cpu_proc.engine.jit import inlined, jit
+from cpu_proc.engine.native import store_64
+from cpu_proc.engine.x86.assembler import (
+    F_PLACE,
+    RAX,
+    RCX,
+    RDX,
+    S_PLACE,
+    bring,
+    host_or,
+    jump_if,
+    load_constant,
+    op,
+    op_memory,
+    op_state,
+    op_vex_state,
+    op_x,
+    put1,
+    put32,
+    settle,
+)
+from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, rd, rs1, rs2
+from cpu_proc.engine.x86.memory import address, load_addend, put_store
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
+
+PARITY, SIGN = 0xA, 0x8  # condition codes
+
+
+@inlined
+def prefix(double):
+    return 0xF2 if double else 0xF3
+
+
+@inlined
+def place(register):
+    """Return the displacement of ``f[register]`` from rbp."""
+    return F_PLACE + register * 8
+
+
+@inlined
+def rs3(w):
+    return w >> 35 & 31
+
+
+@jit
+def escape(S, p, condition):
+    """Leave for the interpreter under a condition."""
+    p = jump_if(p, condition)
+    store_64(S[st.ESCAPES_HOST] + S[st.ESCAPES] * 8, p)
+    S[st.ESCAPES] += 1
+    return p + 4
+
+
+@jit
+def boxed(S, p, register, double):
+    """Leave unless a single is boxed; what this block boxed is known to be."""
+    if double or S[st.BOXED] >> register & 1:
+        return p
+    S[st.BOXED] |= 1 << register
+    p = put1(op_state(p, 0x83, 7, place(register) + 4, 0), 0xFF)
+    return escape(S, p, NOT_EQUAL)
+
+
+@jit
+def load_f(S, p, xmm, register, double):
+    """Movsd or movss xmm, f[register]."""
+    p = boxed(S, p, register, double)
+    return op_state(put1(p, prefix(double)), 0x0F10, xmm, place(register), 0)
+
+
+@jit
+def box(S, p, register):
+    """Fill the upper half with ones."""
+    S[st.BOXED] |= 1 << register
+    return put32(op_state(p, 0xC7, 0, place(register) + 4, 0), -1)
+
+
+@jit
+def store_f(S, p, w, double):
+    """f[rd] = xmm0."""
+    p = op_state(put1(p, prefix(double)), 0x0F11, 0, place(rd(w)), 0)
+    if double:
+        S[st.BOXED] &= ~(1 << rd(w))
+        return p
+    return box(S, p, rd(w))
+
+
+@jit
+def settle_number(S, p, w, double):
+    """f[rd] = xmm0, unless that is a NaN, which the guest spells in one way alone (§20.3)."""
+    if not double:
+        p = op(p, 0x0F2E, 0, 0, 0)
+    else:
+        p = op(put1(p, 0x66), 0x0F2E, 0, 0, 0)
+    return store_f(S, escape(S, p, PARITY), w, double)
+
+
+@jit
+def compare_f(p, opcode, double, register):
+    """Ucomis or comis xmm0, f[register]."""
+    if double:
+        p = put1(p, 0x66)
+    return op_state(p, opcode, 0, place(register), 0)
+
+
+@jit
+def arithmetic(S, p, w, opcode, double):
+    p = load_f(S, p, 0, rs1(w), double)
+    p = boxed(S, p, rs2(w), double)
+    return settle_number(S, op_state(put1(p, prefix(double)), opcode, 0, place(rs2(w)), 0), w, double)
+
+
+@jit
+def square_root(S, p, w, double):
+    p = load_f(S, p, 0, rs1(w), double)
+    return settle_number(S, op(put1(p, prefix(double)), 0x0F51, 0, 0, 0), w, double)
+
+
+@jit
+def multiply_add(S, p, w, opcode, double):
+    """xmm0 = ±(xmm0 * f[rs2]) ± f[rs3]: vf(n)m(add|sub)213."""
+    p = load_f(S, load_f(S, p, 0, rs1(w), double), 1, rs2(w), double)
+    p = boxed(S, p, rs3(w), double)
+    return settle_number(S, op_vex_state(p, 1, 2, opcode, 0, 1, place(rs3(w)), double), w, double)
+
+
+@jit
+def extreme(S, p, w, opcode, double):
+    """Fmin, fmax: the host's take the second of two equal ones, so both orders are asked, for the sign of zero."""
+    p = load_f(S, load_f(S, p, 0, rs1(w), double), 1, rs2(w), double)
+    p = escape(S, compare_f(p, 0x0F2E, double, rs2(w)), PARITY)
+    p = op(p, 0x0F28, 2, 0, 0)  # movaps xmm2, xmm0
+    p = op(put1(p, prefix(double)), opcode, 0, 1, 0)
+    p = op(put1(p, prefix(double)), opcode, 1, 2, 0)
+    return store_f(S, op(p, 0x0F56 if opcode == 0x0F5D else 0x0F54, 0, 1, 0), w, double)  # orps, andps
+
+
+@jit
+def equal(S, p, w, double):
+    p = boxed(S, load_f(S, p, 0, rs1(w), double), rs2(w), double)
+    p = compare_f(p, 0x0F2E, double, rs2(w))
+    p = op(op(p, 0x0F90 | EQUAL, 0, RAX, 0), 0x0F90 | PARITY | 1, 0, RCX, 0)  # sete al; setnp cl
+    return settle(op(op(p, 0x23, RAX, RCX, 0), 0x0FB6, RAX, RAX, 0), rd(w), RAX)
+
+
+@jit
+def less(S, p, w, condition, double):
+    """Flt, fle: the operands in the other order, so that an unordered pair is neither."""
+    p = boxed(S, load_f(S, p, 0, rs2(w), double), rs1(w), double)
+    p = compare_f(p, 0x0F2F, double, rs1(w))
+    return settle(op(op(p, 0x0F90 | condition, 0, RAX, 0), 0x0FB6, RAX, RAX, 0), rd(w), RAX)
+
+
+@jit
+def with_sign(S, p, w, operation, double):
+    """Fsgnj, fsgnjn, fsgnjx (0, 1, 2): bits alone."""
+    a, b = rs1(w), rs2(w)
+    p = boxed(S, boxed(S, p, a, double), b, double)
+    p = op_state(p, 0x8B, RAX, place(a), double)
+    top = 63 if double else 31
+    if a == b and operation:
+        p = put1(op(p, 0x0FBA, 7 if operation == 1 else 6, RAX, double), top)  # btc, btr
+    elif a != b:
+        p = op_state(p, 0x8B, RCX, place(b), double)
+        if operation == 1:
+            p = op(p, 0xF7, 2, RCX, double)
+        if operation != 2:
+            p = op(p, 0x33, RCX, RAX, double)
+        p = put1(op(put1(op(p, 0xC1, 5, RCX, double), top), 0xC1, 4, RCX, double), top)
+        p = op(p, 0x33, RAX, RCX, double)
+    p = op_state(p, 0x89, RAX, place(rd(w)), double)
+    if double:
+        S[st.BOXED] &= ~(1 << rd(w))
+        return p
+    return box(S, p, rd(w))
+
+
+@jit
+def to_integer(S, p, w, wide, double):
+    """Cvtt for truncation, cvt for the mode in force; what is out of range has the host's own mark."""
+    p = load_f(S, p, 0, rs1(w), double)
+    p = op(put1(p, prefix(double)), 0x0F2C if w >> 32 & 7 == 1 else 0x0F2D, RAX, 0, wide)
+    if wide:
+        p = op(load_constant(p, RCX, -1 << 63), 0x3B, RAX, RCX, 1)
+    else:
+        p = put32(op(p, 0x81, 7, RAX, 0), -1 << 31)
+    p = escape(S, p, EQUAL)
+    return settle(p if wide else op(p, 0x63, RAX, RAX, 1), rd(w), RAX)
+
+
+@jit
+def from_integer(S, p, w, source, double):
+    """Cvtsi2sd or ss from w, wu, l, lu (0-3); only the largest of the last are not the host's."""
+    wide = 1 if source else 0
+    p = op(p, 0x0F57, 0, 0, 0)  # xorps: the rest of the register is an operand too
+    if source == 1:
+        p = op_x(p, 0x8B, RAX, rs1(w), 0) if rs1(w) else op(p, 0x33, RAX, RAX, 0)
+        p = op(put1(p, prefix(double)), 0x0F2A, 0, RAX, 1)
+        return store_f(S, p, w, double)
+    if source == 3:
+        p = bring(p, rs1(w), RAX)
+        p = escape(S, op(p, 0x85, host_or(rs1(w), RAX), host_or(rs1(w), RAX), 1), SIGN)
+    return store_f(S, op_x(put1(p, prefix(double)), 0x0F2A, 0, rs1(w), wide), w, double)
+
+
+@jit
+def change_precision(S, p, w, double):
+    """Cvtsd2ss, cvtss2sd; ``double`` says what the operand is."""
+    p = load_f(S, p, 0, rs1(w), double)
+    return settle_number(S, op(put1(p, prefix(double)), 0x0F5A, 0, 0, 0), w, 1 - double)
+
+
+@jit
+def move_to_integer(p, w, double):
+    return settle(op_state(p, 0x8B if double else 0x63, RAX, place(rs1(w)), 1), rd(w), RAX)
+
+
+@jit
+def move_from_integer(S, p, w, double):
+    p = bring(p, rs1(w), RAX)
+    p = op_state(p, 0x89, host_or(rs1(w), RAX), place(rd(w)), double)
+    if double:
+        S[st.BOXED] &= ~(1 << rd(w))
+        return p
+    return box(S, p, rd(w))
+
+
+@jit
+def load(S, p, w, double):
+    """The access of a load into a floating register."""
+    p = op_memory(load_addend(p, 0), 0x8B, RAX, RDX, address(w), double)
+    p = op_state(p, 0x89, RAX, place(rd(w)), double)
+    if double:
+        S[st.BOXED] &= ~(1 << rd(w))
+        return p
+    return box(S, p, rd(w))
+
+
+@jit
+def store(p, w, double):
+    """The access of a store from a floating register."""
+    p = op_state(load_addend(p, 1), 0x8B, RCX, place(rs2(w)), 1)
+    return put_store(p, RCX, address(w), 8 if double else 4)
+
+
+@jit
+def ready(p):
+    """Cmp S[FLOAT_READY], 0; what follows is the displacement of the jump if it is not set."""
+    return jump_if(put1(op_state(p, 0x83, 7, S_PLACE + st.FLOAT_READY * 8, 0), 0), EQUAL)
