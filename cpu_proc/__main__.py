@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,15 +139,6 @@ def _engine(choice: str) -> str:
     from cpu_proc.translation_buffer import missing
 
     return TRANSLATOR if choice == "translate" or (choice == "auto" and missing() is None) else INTERPRETER
-
-
-def _translator_lacks() -> str | None:
-    from cpu_proc import translation_buffer
-
-    missing: Callable[[], str | None] | None = getattr(translation_buffer, "missing", None)
-    if missing is not None:
-        return missing()
-    return None if translation_buffer.supported() else "an x86-64 host"
 
 
 def _boot(args: argparse.Namespace) -> BootConfig:
@@ -303,7 +293,9 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     try:
         if args.check_translator:
-            lacking = _translator_lacks()
+            from cpu_proc.translation_buffer import missing
+
+            lacking = missing()
             print(lacking or "", end="")
             return 1 if lacking else 0
         if args.check_cache or args.warm:

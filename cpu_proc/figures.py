@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cpu_proc.engine import state as st
 from cpu_proc.hart import TRANSLATOR, Hart
 
 _LEAST_NS = 500_000_000  # between two looks; what asks sooner gets the answer of the last one
@@ -27,7 +26,7 @@ def translator(hart: Hart) -> dict[str, int]:
     """
     if hart.engine_name != TRANSLATOR:
         return {}
-    figures = {name: hart[slot] for slot, name in _COUNTERS.items() if slot in st.SLOTS}
+    figures = {name: hart[slot] for slot, name in _COUNTERS.items()}
     return {**figures, "code_bytes": max(0, hart["EMIT"] - hart["CODE_START"])}
 
 

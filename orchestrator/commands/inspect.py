@@ -125,18 +125,12 @@ def _print_machine(shown: dict[str, Any]) -> None:
 
 
 def _translator(figures: dict[str, int], instructions: int) -> str:
-    """Return in words what the translator has done; what this machine does not count is left out."""
-    words = {
-        "blocks": "{} blocks",
-        "chains": "{} jumps chained",
-        "entries": "{} entries",
-        "flushes": "{} flushes",
-    }
-    said = [text.format(f"{figures[name]:,}") for name, text in words.items() if name in figures]
-    said.insert(1, f"{figures['code_bytes'] / (1 << 20):.1f} MB of code")
-    if "interpreted" in figures and instructions:
-        said.append(f"{100 * figures['interpreted'] / instructions:.1f} % of instructions interpreted")
-    return ", ".join(said)
+    """Return in words what the translator has done."""
+    return (
+        f"{figures['blocks']:,} blocks, {figures['code_bytes'] / (1 << 20):.1f} MB of code, "
+        f"{figures['chains']:,} jumps chained, {figures['entries']:,} entries, {figures['flushes']:,} flushes, "
+        f"{100 * figures['interpreted'] / max(1, instructions):.2f} % of instructions interpreted"
+    )
 
 
 def _print_device(shown: dict[str, Any]) -> None:

@@ -107,7 +107,8 @@ def test_inspect_shows_what_an_engine_has_done(running: Cli, translating: Cli) -
     (line,) = (line for line in shown.splitlines() if line.startswith("  Translator: "))
     assert " blocks, 0." in line
     assert " MB of code, " in line
-    assert " 0 flushes" in line
+    assert " 0 flushes, " in line
+    assert line.endswith(" % of instructions interpreted")
     assert "\n  Mips: " in shown
 
 

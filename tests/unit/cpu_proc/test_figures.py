@@ -27,7 +27,9 @@ def test_the_translator_counts_and_the_interpreter_has_nothing_to_tell(bench: Be
     assert told["blocks"] > 0
     assert 0 < told["code_bytes"] < bench["CODE_LIMIT"] - bench["CODE_START"]
     assert told["flushes"] == 0
-    assert set(told) <= {"blocks", "code_bytes", "flushes", "chains", "entries", "interpreted"}
+    assert told["chains"] > 0
+    assert 0 < told["entries"] < 100
+    assert told["interpreted"] < 1000
 
 
 def test_speed_is_since_the_last_look(bench: Bench) -> None:
