@@ -50,6 +50,7 @@ class Config:
     boot: BootConfig
     devices: dict[str, Place]
     stop_at_start: bool
+    perf_map: bool
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clock", default="real", choices=("real", "icount"), help="what guest time follows")
     parser.add_argument("--engine", default="interp", choices=("auto", "interp", "translate"), help="what executes")
+    parser.add_argument("--perf-map", action="store_true", help="name translated blocks for perf at the end")
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="go on from a state saved there")
     parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")
     parser.add_argument(
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
     parser.add_argument("--warm", action="store_true", help="compile the engine for this host, then exit")
     parser.add_argument("--check-cache", action="store_true", help="exit 0 if the engine is compiled already, else 1")
+    parser.add_argument("--check-translator", action="store_true", help="exit 0 if this host has one, else say why not")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     return parser
@@ -111,6 +114,8 @@ def _config(args: argparse.Namespace) -> Config:
         devices[device_id] = place
     if not 1 <= args.cpus <= HARTS_MAX:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
+    if args.perf_map and args.engine == "interp":
+        raise ConfigError("--perf-map names translated code", hint="--engine translate")
     if args.clock == "icount" and args.cpus != 1:
         raise ConfigError("--clock icount counts the instructions of one hart", hint="--cpus 1")
     return Config(
@@ -125,6 +130,7 @@ def _config(args: argparse.Namespace) -> Config:
         _boot(args),
         devices,
         args.stop_at_start,
+        args.perf_map,
     )
 
 
@@ -252,11 +258,24 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             await _first(off.wait(), bus.wait_closed())
         machine.quit(machine.exit_status)
         await asyncio.to_thread(machine.join)
+        if config.perf_map:
+            _write_perf_map(machine)
         await debugger.close()
         await attacher.close()
         await console.close()
         bus.close()
         return machine.exit_status
+
+
+def _write_perf_map(machine: Any) -> None:
+    from cpu_proc import perf_map
+
+    try:
+        path, count = perf_map.write(machine.harts)
+    except BusvmError as error:  # at its end a guest's exit status matters more
+        logger.warning("no perf map: %s", error.message)
+    else:
+        logger.info("%d translated blocks are named in %s", count, path)
 
 
 async def _first(*waits: Any) -> None:
@@ -273,6 +292,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     os.umask(0o077)
     try:
+        if args.check_translator:
+            from cpu_proc.translation_buffer import missing
+
+            lacking = missing()
+            print(lacking or "", end="")
+            return 1 if lacking else 0
         if args.check_cache or args.warm:
             from cpu_proc.engine import compiled
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cpu_proc import saving
+from cpu_proc import figures, perf_map, saving
 from cpu_proc.attach import Slot
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.gdbstub.server import Server
@@ -100,6 +100,14 @@ class Machine1:
         except BusvmError as error:
             raise _refuse("Failed", error.message) from error
 
+    async def write_perf_map(self) -> tuple[str, int]:
+        """Name translated blocks for perf, between two instructions."""
+        try:
+            path, count = await self._do(lambda: perf_map.write(self._machine.harts))
+        except BusvmError as error:
+            raise _refuse("Failed", error.message) from error
+        return str(path), count
+
     def device_tree(self) -> bytes:
         """The tree the guest was given."""
         return self._machine.blob
@@ -160,6 +168,7 @@ class Hart1:
         self.clock_source = machine.clock.source
         self._machine = machine
         self._hart = hart
+        self._speed = figures.Speed(hart, lambda: machine.first_instruction_ns)
 
     async def read_registers(self) -> dict[str, int]:
         """All registers, taken between two instructions."""
@@ -237,6 +246,16 @@ class Hart1:
         """Returns of the compiled loop by reason, and what it counted itself."""
         counters = ("WALKS", "FETCH_MISSES", "DECODES", "PAGE_SERVED", "DOORBELLS", "TRAPS", "INTERRUPTS")
         return {**self._hart.exits, **{name.lower(): self._hart[name] for name in counters}}
+
+    @property
+    def mips(self) -> float:
+        """Million instructions a second since the last look."""
+        return self._speed.mips()
+
+    @property
+    def translator(self) -> dict[str, int]:
+        """What the translator has done."""
+        return figures.translator(self._hart)
 
 
 class Function1:

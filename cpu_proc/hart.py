@@ -222,9 +222,10 @@ class Hart:
         """Let S and U mode reach all memory: one entry, NAPOT over everything."""
         self["PMPADDR0"], self["PMPCFG0"], self["PMP_OPEN"] = (1 << 54) - 1, 0x1F, 1
 
-    def next_timer(self) -> int:
-        """Return the tick at which the next timer interrupt is due."""
-        return min(self["STIMECMP"] & (1 << 64) - 1, self["MTIMECMP"] & (1 << 64) - 1)
+    def next_timer(self, now: int) -> int:
+        """Return the tick at which the next timer interrupt becomes due; one that is due already ends no sleep."""
+        never = (1 << 64) - 1
+        return min((due for due in (self["STIMECMP"] & never, self["MTIMECMP"] & never) if due > now), default=never)
 
     def enter_machine(self, pc: int) -> None:
         """Begin in M mode at ``pc``, with registers as after a reset."""

@@ -360,10 +360,12 @@ class Machine:
         while not hart["STOP_REQUEST"] and hart.condition == was:
             with suppress(BlockingIOError):
                 os.eventfd_read(hart.wake_event)
+            now = self.clock.ticks()  # before the look: a timer that is due by then does not end the sleep
             if was == SUSPENDED and hart.pending_enabled():
                 hart.condition = STARTED
             elif hart.condition == was:
-                select.select([hart.wake_event], [], [], self._until_timer(hart))
+                left_s = (hart.next_timer(now) - now) * st.TICK_NS / 1e9
+                select.select([hart.wake_event], [], [], min(_LONGEST_SLEEP_S, left_s))
         hart["SLEEPING"] = 0
 
     def _idle(self, hart: Hart) -> None:
@@ -380,7 +382,7 @@ class Machine:
                 hart.waiting = False
                 return
             now = self.clock.ticks()
-            due = hart.next_timer()
+            due = hart.next_timer(now)
             alarm = self.board.rtc.next_alarm_s()
             if alarm is not None:
                 due = min(due, now + int(alarm * 1e9) // st.TICK_NS + 1)
@@ -395,9 +397,6 @@ class Machine:
                 with suppress(BlockingIOError):
                     os.eventfd_read(fd)
             self.board.rtc.tick()
-
-    def _until_timer(self, hart: Hart) -> float:
-        return min(_LONGEST_SLEEP_S, max(0, hart.next_timer() - self.clock.ticks()) * st.TICK_NS / 1e9)
 
     def _set_state(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason

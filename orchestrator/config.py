@@ -52,6 +52,7 @@ class Config:
     interrupts: str
     clock: str
     engine: str
+    perf_map: bool
     kernel: Path | None
     initrd: Path | None
     cmdline: str
@@ -122,6 +123,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         interrupts=vm["interrupts"],
         clock=reader.clock(vm),
         engine=vm["engine"],
+        perf_map=reader.perf_map(vm),
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],
@@ -300,6 +302,14 @@ class _Reader:
         if vm["clock"] == "icount" and vm["cpus"] != 1:
             raise self.error(("vm", "clock"), "icount counts the instructions of one hart", "vm.cpus = 1")
         return str(vm["clock"])
+
+    def perf_map(self, vm: dict[str, Any]) -> bool:
+        """Check that there may be code to name."""
+        if vm["perf_map"] and vm["engine"] == "interp":
+            raise self.error(
+                ("vm", "perf_map"), "names translated code, and the interpreter executes", 'vm.engine = "auto"'
+            )
+        return bool(vm["perf_map"])
 
     def memory(self, size: int) -> int:
         """Check the size of RAM."""

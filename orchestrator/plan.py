@@ -125,6 +125,8 @@ def _cpu(
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
     if config.engine != "interp":
         argv += ["--engine", config.engine]
+    if config.perf_map:
+        argv += ["--perf-map"]
     if config.clock != "real":
         argv += ["--clock", config.clock]
     if config.interrupts != "aia":

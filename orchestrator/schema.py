@@ -103,6 +103,13 @@ KEYS = (
     ),
     Key(
         "vm",
+        "perf_map",
+        Kind.FLAG,
+        "Name translated code for `perf report` at the end, in `/tmp/perf-PID.map`, which stays.",
+        default=False,
+    ),
+    Key(
+        "vm",
         "interrupts",
         Kind.TEXT,
         "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",

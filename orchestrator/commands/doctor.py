@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 def look() -> list[Check]:
     """Look at everything."""
-    return [_python(), *(_program(*row) for row in _PROGRAMS), _shm(), _folder(), _engine()]
+    return [_python(), *(_program(*row) for row in _PROGRAMS), _shm(), _folder(), _engine(), _translator()]
 
 
 def _python() -> Check:
@@ -101,16 +101,24 @@ def _folder() -> Check:
         return Check("runtime folder", "error", error.message)
 
 
+def _ask_cpu(option: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cpu_proc", option]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
 def _engine() -> Check:
-    done = subprocess.run(
-        [sys.executable, "-m", "cpu_proc", "--check-cache"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _ask_cpu("--check-cache")
     if done.returncode == 0:
         return Check("compiled CPU", "ok", str(cache_root() / "engine"))
     if done.stderr.strip():
         return Check("compiled CPU", "error", done.stderr.strip().splitlines()[-1])
     return Check("compiled CPU", "missing", "the first start compiles it, or `orchestrator doctor --warm`")
+
+
+def _translator() -> Check:
+    done = _ask_cpu("--check-translator")
+    if done.returncode == 0:
+        return Check("translator", "ok", 'vm.engine = "translate" or "auto"')
+    if done.stdout:
+        return Check("translator", "missing", f'for vm.engine = "translate": {done.stdout.strip()}')
+    return Check("translator", "error", (done.stderr.strip().splitlines() or ["it ended without a word"])[-1])

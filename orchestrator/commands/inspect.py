@@ -25,6 +25,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("names", nargs="*", metavar="[VM] [DEV]", help="a VM, a device of it")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--dtb", metavar="FILE", type=Path, help="write the device tree that the guest was given")
+    parser.add_argument("--perf-map", action="store_true", help="name translated code for perf, and print the file")
     parser.set_defaults(run=run)
 
 
@@ -37,6 +38,10 @@ def run(options: argparse.Namespace) -> int:
             options.dtb.write_bytes(blob)
         except OSError as error:
             raise HostError(f"cannot write {options.dtb}: {error.strerror}") from error
+        return 0
+    if options.perf_map:
+        path, blocks = client.ask(vm.runtime, lambda connected: connected.machine("WritePerfMap"))
+        output.line(f"{path}: {blocks} blocks")
         return 0
     if devices:
         shown = [client.ask(vm.runtime, _Device(name)) for name in devices]
@@ -106,14 +111,26 @@ def _print_machine(shown: dict[str, Any]) -> None:
     output.table(["BASE", "SIZE", "REGION"], rows)
     for hart in shown["harts"]:
         output.line("")
-        registers = hart.pop("Registers")
+        registers, translator = hart.pop("Registers"), hart.pop("Translator")
+        hart["Mips"] = f"{hart['Mips']:.1f}"
         _print_properties(f"hart {hart['Index']}", hart)
+        if translator:
+            output.line(f"  Translator: {_translator(translator, hart['Instructions'])}")
         cells = [f"{name:>10} {value:016x}" for name, value in registers.items()]
         for index in range(0, len(cells), _REGISTERS_A_LINE):
             output.line("".join(cells[index : index + _REGISTERS_A_LINE]))
     output.line("")
     rows = [[d["Id"], d["Type"], d["Slot"], d["State"], d["Pid"] or "-", d["Epoch"]] for d in shown["devices"]]
     output.table(["DEVICE", "TYPE", "SLOT", "STATE", "PID", "EPOCH"], rows)
+
+
+def _translator(figures: dict[str, int], instructions: int) -> str:
+    """Return in words what the translator has done."""
+    return (
+        f"{figures['blocks']:,} blocks, {figures['code_bytes'] / (1 << 20):.1f} MB of code, "
+        f"{figures['chains']:,} jumps chained, {figures['entries']:,} entries, {figures['flushes']:,} flushes, "
+        f"{100 * figures['interpreted'] / max(1, instructions):.2f} % of instructions interpreted"
+    )
 
 
 def _print_device(shown: dict[str, Any]) -> None:

@@ -96,11 +96,13 @@ class Side:
         """Let time jump to what ends WFI, as ``Machine`` does, but at once."""
         if self.hart.pending_enabled():
             return
-        now, due = self.machine.clock.ticks(), self.hart.next_timer()
+        now = self.machine.clock.ticks()
+        due = self.hart.next_timer(now)
         alarm = self.machine.board.rtc.next_alarm_s()
         if alarm is not None:
             due = min(due, now + int(alarm * 1e9) // st.TICK_NS + 1)
-        self.machine.clock.set_ticks(max(now, due) if due != _NEVER else now)
+        if due != _NEVER:
+            self.machine.clock.set_ticks(due)
         self.machine.board.rtc.tick()
         if not self.hart.pending_enabled():
             self.ended = "sleep that nothing ends"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cpu_proc.perf_map import path_of
 from tests.conftest import VM, Cli
 from tests.integration.test_orchestrator_up import vm
 
@@ -75,6 +79,39 @@ def test_inspect_shows_machine_and_device(running: Cli) -> None:
     assert running.run("inspect", VM, "disk7").returncode == 3
 
 
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """Return the command line in the folder of a VM whose hart translates."""
+    cli = Cli(tmp_path_factory.mktemp("translating"))
+    cli.write("vm.toml", f'[vm]\nname = "{VM}x"\nmemory = "32M"\nengine = "translate"\nperf_map = true\n')
+    done = cli.run("up", "--wait")
+    assert done.returncode == 0, done.stderr
+    processes = json.loads(cli.run("ps", f"{VM}x", "--json").stdout)["processes"]
+    yield cli
+    cli.close()
+    for process in processes:
+        path_of(process["pid"]).unlink(missing_ok=True)
+
+
+def test_inspect_shows_what_an_engine_has_done(running: Cli, translating: Cli) -> None:
+    hart = json.loads(running.run("inspect", VM, "--json").stdout)["harts"][0]
+    assert hart["Engine"] == "interpreter"
+    assert hart["Translator"] == {}
+    assert hart["Mips"] >= 0
+    assert "Translator" not in running.run("inspect", VM).stdout
+    hart = json.loads(translating.run("inspect", "--json").stdout)["harts"][0]
+    assert hart["Engine"] == "translator"
+    assert hart["Translator"]["blocks"] > 100
+    assert hart["Translator"]["code_bytes"] > 10_000
+    shown = translating.run("inspect").stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("  Translator: "))
+    assert " blocks, 0." in line
+    assert " MB of code, " in line
+    assert " 0 flushes, " in line
+    assert line.endswith(" % of instructions interpreted")
+    assert "\n  Mips: " in shown
+
+
 def test_inspect_writes_the_device_tree(running: Cli) -> None:
     assert running.run("inspect", "--dtb", "machine.dtb").returncode == 0
 
@@ -108,4 +145,19 @@ def test_doctor_finds_this_host_fit(running: Cli) -> None:
     assert done.returncode == 0
     levels = {check["name"]: check["level"] for check in json.loads(done.stdout)}
     assert levels["dbus-daemon"] == levels["compiled CPU"] == "ok"
+    assert levels["translator"] == ("ok" if platform.machine() == "x86_64" else "missing")
     assert "dbus-daemon" in running.run("doctor").stdout
+
+
+def test_a_perf_map_is_written_on_request_and_at_the_end(running: Cli, translating: Cli) -> None:
+    done = running.run("inspect", VM, "--perf-map")
+    assert done.returncode == 1
+    assert "no translated code to name: the interpreter executes" in done.stderr
+    done = translating.run("inspect", "--perf-map")
+    path = Path(done.stdout.split(":")[0])
+    lines = path.read_text().splitlines()
+    assert done.stdout == f"{path}: {len(lines)} blocks\n"
+    assert all(re.fullmatch("[0-9a-f]+ [0-9a-f]+ guest:0x8[0-9a-f]{7}", line) for line in lines)
+    path.unlink()
+    assert translating.run("down").returncode == 0
+    assert len(path.read_text().splitlines()) >= len(lines)

@@ -37,6 +37,12 @@ def test_the_embedded_guest_boots_where_no_kernel_is_named(tmp_path: Path) -> No
     assert found.embedded
 
 
+def test_a_perf_map_is_asked_for_where_code_is_translated(tmp_path: Path) -> None:
+    found = make(tmp_path, '[vm]\nengine = "translate"\nperf_map = true\n')
+    assert "--perf-map" in found.process("cpu").argv
+    assert "--perf-map" not in make(tmp_path, '[vm]\nengine = "translate"\n').process("cpu").argv
+
+
 def test_devices_get_slots_in_order_and_options_from_their_keys(tmp_path: Path) -> None:
     found = make(
         tmp_path, '[boot]\nkernel = "Image"\ncmdline = "-x"\n' + DISK + 'readonly = true\nserial = "s"\n' + MINE
