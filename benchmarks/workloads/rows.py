@@ -49,6 +49,7 @@ def _loop(name: str) -> tuple[str, str]:
 
 _PER_SECOND = r"^per second: ([\d.]+)"
 _FIO = (
+    "dd if=/dev/vda of=/dev/null bs=1M count=256 iflag=direct status=none && "  # so that the host has it in memory
     "fio --name=read --filename=/dev/vda --readonly --rw=randread --bs=4k --iodepth=32 --ioengine=libaio --direct=1 "
     "--size=256M --time_based --runtime=2 --output-format=terse --terse-version=3"
 )
