@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import platform
 from pathlib import Path
-from typing import Any
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.x86 import trampoline
 from cpu_proc.engine.x86.translate import ROW
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mremap.restype = ctypes.c_void_p
+_LIBC.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+_LIBC.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MREMAP_MAYMOVE = 1
+_FAILED = (1 << 64) - 1  # MAP_FAILED
 
 SIZE = 64 << 20
 _ROOM = 64 << 10  # for one block more than fits
@@ -39,13 +45,8 @@ class TranslationBuffer:
     """The buffer and the tables of one hart."""
 
     def __init__(self, ram_size: int) -> None:
-        fd = os.memfd_create("busvm-code", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, SIZE)
-            self._writable = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            self._executable = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
-        finally:
-            os.close(fd)
+        self._writable = mmap.mmap(-1, SIZE)
+        self._executable = _executable(_address(self._writable))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
         self._codes = mmap.mmap(-1, ram_size * 4, flags=flags)
         self._jumps = mmap.mmap(-1, st.JUMP_BYTES * st.TLB_MODES)
@@ -61,9 +62,14 @@ class TranslationBuffer:
         """Forget which block is at which virtual address."""
         self._jumps[:] = b"\xff" * len(self._jumps)
 
+    def __del__(self) -> None:
+        """Unmap what no object of Python's owns."""
+        if getattr(self, "_executable", 0):
+            _LIBC.munmap(self._executable, SIZE)
+
     def slots(self) -> dict[str, int]:
         """Return what the hart's state vector has to say about it."""
-        writable, executable = _address(self._writable), _read_only_address(self._executable)
+        writable, executable = _address(self._writable), self._executable
         return {
             "CODE_HOST": _address(self._codes),
             "CODE_BASE": writable,
@@ -84,8 +90,9 @@ def _address(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def _read_only_address(memory: mmap.mmap) -> int:
-    import numpy as np
-
-    array: Any = np.frombuffer(memory, np.uint8)
-    return int(array.ctypes.data)
+def _executable(writable: int) -> int:
+    """Map the same pages once more, to be executed; perf takes a map of names for anonymous memory alone."""
+    mapping = _LIBC.mremap(writable, 0, SIZE, _MREMAP_MAYMOVE)  # of size 0: a second mapping
+    if mapping == _FAILED or _LIBC.mprotect(mapping, SIZE, mmap.PROT_READ | mmap.PROT_EXEC):
+        raise OSError(ctypes.get_errno(), "memory for translated code")
+    return int(mapping)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
-from cpu_proc.engine.access import checked, store_slow
+from cpu_proc.engine.access import checked, keep, tag_of
 from cpu_proc.engine.debug import watched
 from cpu_proc.engine.jit import jit
-from cpu_proc.engine.native import load_i64
-from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, fault, in_ram
+from cpu_proc.engine.native import load_i64, store_64
+from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, fault, in_ram
 from cpu_proc.engine.traps import illegal
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -55,10 +55,19 @@ def sys_cbo_clean(S, X, w):
 
 
 @jit
+def zero(host):
+    for offset in range(0, BLOCK, 8):
+        store_64(host + offset, 0)
+
+
+@jit
 def sys_cbo_zero(S, X, w):
     if enabled(S, CBZE) == 0:
         return illegal(S)
     va = load_i64(X + (w >> 13 & 0xF8))
+    if tag_of(S, va, STORE) == va & -4096:
+        zero(load_i64(data_entry(S, va, STORE) + st.DATA_ADDEND) + (va & -BLOCK))
+        return 0
     pa = checked(S, va & -BLOCK, BLOCK, STORE)
     if S[st.EXIT] == 0 and not in_ram(S, pa, BLOCK):
         fault(S, ACCESS_FAULT[STORE], va)
@@ -67,6 +76,6 @@ def sys_cbo_zero(S, X, w):
         return 2
     if S[st.WATCHES] and watched(S, va & -BLOCK, BLOCK, st.WATCH_STORES):
         return 2
-    for offset in range(0, BLOCK, 8):
-        store_slow(S, (va & -BLOCK) + offset, 8, 0)
+    keep(S, va, pa, STORE)
+    zero(S[st.RAM_HOST] + pa - S[st.RAM_BASE])
     return 0

@@ -204,7 +204,7 @@ from cpu_proc.engine.float_constants import constant
 from cpu_proc.engine.float_format import NX, negate, sign_mask
 from cpu_proc.engine.division import divide, divide_unsigned, remainder, remainder_unsigned
 from cpu_proc.engine.access import host_for_atomic, load_slow, store_slow
-from cpu_proc.engine.blocks import sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
+from cpu_proc.engine.blocks import enabled, sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
 from cpu_proc.engine.code import compare_with_copy, fetch_page, fetch_word
 from cpu_proc.engine.debug import breakpoint_near
 from cpu_proc.engine.posts import post

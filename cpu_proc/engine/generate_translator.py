@@ -7,6 +7,7 @@ RAM, for code whose page has to be looked at first, or for the last instructions
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
+from cpu_proc.engine.blocks import CBZE
 from cpu_proc.engine.traps import FS
 
 _FETCH_MASK = (st.TLB_ENTRIES - 1) * st.FETCH_BYTES
@@ -154,6 +155,7 @@ def execute(S, X, n, loads, fetches):
 def translated(S, X, n, loads, fetches):
     S[JUMPS] = S[JUMPS_HOST] + (tlb_mode(S, 0) // {st.TLB_ENTRIES}) * {st.JUMP_BYTES}
     S[INTERPRET] = 1
+    S[ZERO_READY] = 1 if enabled(S, {CBZE}) else 0
     n = execute(S, X, n, loads, fetches)
     if S[FLOAT_READY]:
         end_floating(S)

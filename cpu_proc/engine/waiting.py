@@ -9,7 +9,7 @@ from __future__ import annotations
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import call_3, call_4, cas_64, fence, load_u8, store_64, ult
-from cpu_proc.engine.traps import now, pending
+from cpu_proc.engine.traps import MTIP, STIP, now, pending
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -18,9 +18,14 @@ SECOND_NS = 1_000_000_000
 
 @jit
 def remaining_ns(S):
-    """Return the time until the next timer interrupt, but no more than ``SLEEP_NS``."""
-    due, time = S[st.STIMECMP], now(S)
-    if ult(S[st.MTIMECMP], due):
+    """Return the time until the next timer interrupt, but no more than ``SLEEP_NS``.
+
+    A timer that ``pending`` has found due is masked, or nobody would sleep: it ends no sleep.
+    """
+    time, due = now(S), -1
+    if S[st.TIMER_DUE] & STIP == 0:
+        due = S[st.STIMECMP]
+    if S[st.TIMER_DUE] & MTIP == 0 and ult(S[st.MTIMECMP], due):
         due = S[st.MTIMECMP]
     if not ult(time, due):
         return 0

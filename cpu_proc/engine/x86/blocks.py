@@ -14,6 +14,7 @@ from cpu_proc.engine.x86.assembler import (
     RCX,
     S_PLACE,
     jump,
+    jump_if,
     op_vex,
     page_address,
     put1,
@@ -45,6 +46,15 @@ def put_exit(S, p, kind, offset, refund, back_to):
     p = jump(p, S[st.CODE_BASE] + st.LEAVE_AT)
     store_64(p, (record - back_to) & 0xFFFFFFFF | offset << 32 | refund << 48 | kind << 56)
     return p + 8
+
+
+@jit
+def escape(S, p, condition):
+    """Leave for the interpreter under a condition."""
+    p = jump_if(p, condition)
+    store_64(S[st.ESCAPES_HOST] + S[st.ESCAPES] * 8, p)
+    S[st.ESCAPES] += 1
+    return p + 4
 
 
 @jit

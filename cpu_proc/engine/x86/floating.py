@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import inlined, jit
-from cpu_proc.engine.native import store_64
 from cpu_proc.engine.x86.assembler import (
     F_PLACE,
     RAX,
@@ -31,6 +30,7 @@ from cpu_proc.engine.x86.assembler import (
     put32,
     settle,
 )
+from cpu_proc.engine.x86.blocks import escape
 from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, rd, rs1, rs2
 from cpu_proc.engine.x86.memory import base, put_store
 
@@ -53,15 +53,6 @@ def place(register):
 @inlined
 def rs3(w):
     return w >> 35 & 31
-
-
-@jit
-def escape(S, p, condition):
-    """Leave for the interpreter under a condition."""
-    p = jump_if(p, condition)
-    store_64(S[st.ESCAPES_HOST] + S[st.ESCAPES] * 8, p)
-    S[st.ESCAPES] += 1
-    return p + 4
 
 
 @jit
@@ -101,10 +92,7 @@ def store_f(S, p, w, double):
 @jit
 def settle_number(S, p, w, double):
     """f[rd] = xmm0, unless that is a NaN, which the guest spells in one way alone (§20.3)."""
-    if not double:
-        p = op(p, 0x0F2E, 0, 0, 0)
-    else:
-        p = op(put1(p, 0x66), 0x0F2E, 0, 0, 0)
+    p = op(p, 3886, 0, 0, 0) if not double else op(put1(p, 102), 3886, 0, 0, 0)
     return store_f(S, escape(S, p, PARITY), w, double)
 
 
@@ -193,10 +181,7 @@ def to_integer(S, p, w, wide, double):
     """Cvtt for truncation, cvt for the mode in force; what is out of range has the host's own mark."""
     p = load_f(S, p, 0, rs1(w), double)
     p = op(put1(p, prefix(double)), 0x0F2C if w >> 32 & 7 == 1 else 0x0F2D, RAX, 0, wide)
-    if wide:
-        p = op(load_constant(p, RCX, -1 << 63), 0x3B, RAX, RCX, 1)
-    else:
-        p = put32(op(p, 0x81, 7, RAX, 0), -1 << 31)
+    p = op(load_constant(p, RCX, -1 << 63), 59, RAX, RCX, 1) if wide else put32(op(p, 129, 7, RAX, 0), -1 << 31)
     p = escape(S, p, EQUAL)
     return settle(p if wide else op(p, 0x63, RAX, RAX, 1), rd(w), RAX)
 

@@ -15,7 +15,7 @@ def form_of(w):
     form = FORMS[w & 0x3FF, 0]
     if form > t.LAST_MEMORY and form < t.LAST_FLOAT:
         rounding = w >> 32 & 7
-        if rounding != 0 and rounding != 7 and not (rounding == 1 and form == t.TO_INTEGER):
+        if rounding not in (0, 7) and not (rounding == 1 and form == t.TO_INTEGER):
             return t.NOTHING
     return form
 

@@ -11,7 +11,6 @@ from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.x86.assembler import (
     DISCARDED,
-    HOST_OF,
     RAX,
     RCX,
     RDX,
@@ -143,6 +142,16 @@ def modify(p, w, opcode, wide):
     p = put_lock(op_x(move(p, RCX, RAX), opcode, RCX, rs2(w), 1), 0x0FB1, RCX, wide)
     p = put2(p, 0x70 | NOT_EQUAL, again - (p + 2) & 0xFF)
     return settle_sized(p, w, RAX, wide)
+
+
+@jit
+def zero_block(p, w):
+    """cbo.zero: all bytes of the block that the address is in."""
+    p = op_immediate(host_address(p, w), 4, RDX, -st.CACHE_BLOCK, 1)
+    p = op(p, 0x0F57, 0, 0, 0)  # xorps xmm0, xmm0
+    for offset in range(0, st.CACHE_BLOCK, 16):
+        p = put4(p, 0x0F, 0x11, 0x42, offset)  # movups [rdx + offset], xmm0
+    return p
 
 
 @jit

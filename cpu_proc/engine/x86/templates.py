@@ -56,6 +56,7 @@ class Form(IntEnum):
     LAST_LOAD = auto()
     EXCHANGE = auto()  # opcode, -, size
     MODIFY = auto()  # opcode, -, size
+    ZERO_BLOCK = auto()
     STORE_CONDITIONAL = auto()  # -, -, size
     FLOAT_STORE = auto()  # -, double, size
     STORE = auto()  # -, -, size
@@ -131,6 +132,7 @@ _MEMORY = {
     "sb": (F.STORE, 0, 0, 1), "sh": (F.STORE, 0, 0, 2), "sw": (F.STORE, 0, 0, 4), "sd": (F.STORE, 0, 0, 8),
     "flw": (F.FLOAT_LOAD, 0, 0, 4), "fld": (F.FLOAT_LOAD, 0, 1, 8),
     "fsw": (F.FLOAT_STORE, 0, 0, 4), "fsd": (F.FLOAT_STORE, 0, 1, 8),
+    "cbo.zero": (F.ZERO_BLOCK, 0, 0, 1),
 }  # fmt: skip
 for _suffix, _size in (("w", 4), ("d", 8)):
     _MEMORY[f"amoadd.{_suffix}"] = (F.EXCHANGE, 0x0FC1, 0, _size)

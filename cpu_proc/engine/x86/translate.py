@@ -18,14 +18,17 @@ from cpu_proc.engine.x86.assembler import (
     FUEL,
     RAX,
     RCX,
+    S_PLACE,
     add_constant,
     host_or,
     jump_if,
     load_constant,
     load_x,
     op_immediate,
+    op_state,
     page_address,
     patch,
+    put1,
     settle,
 )
 from cpu_proc.engine.x86.blocks import (
@@ -37,12 +40,13 @@ from cpu_proc.engine.x86.blocks import (
     TO_INTERPRET,
     UNTRANSLATED,
     chain_to,
+    escape,
     forget_code,
     look_up_target,
     put_exit,
 )
-from cpu_proc.engine.x86.integer import LESS, rd, rs1, rs2
 from cpu_proc.engine.x86.forms import FORMS, form_of, writes_x
+from cpu_proc.engine.x86.integer import LESS, rd, rs1, rs2
 from cpu_proc.engine.x86.sharing import put_look, stop_sharing
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -137,7 +141,9 @@ def put_access(S, p, w, form, a, b, size):
         return memory.modify(p, w, a, size >> 3)
     if form == t.LOAD_RESERVED:
         return memory.load_reserved(p, w, size)
-    return memory.store_conditional(p, w, size)
+    if form == t.STORE_CONDITIONAL:
+        return memory.store_conditional(p, w, size)
+    return memory.zero_block(p, w)
 
 
 @jit
@@ -222,7 +228,7 @@ def translate(S, decoded, start):
     if S[st.EMIT] > S[st.CODE_LIMIT]:
         forget_code(S)
     S[st.BLOCKS] += 1
-    S[st.BOXED] = S[st.SHARED] = 0
+    S[st.BOXED] = S[st.SHARED] = S[st.ESCAPES] = 0
     sharing = load_u8(S[st.STRADDLES_HOST] + (decoded - S[st.DEC_HOST] >> 14)) < st.STRADDLES_MOST
     entry = S[st.EMIT]
     store_64(codes + (start << 2), entry + S[st.CODE_SHIFT])
@@ -247,7 +253,7 @@ def translate(S, decoded, start):
             if rd(w) != DISCARDED:
                 p = put_value(p, w, form, a, b, c, offset)
         elif form < t.LAST_FLOAT:
-            if form > t.LAST_MEMORY or form == t.FLOAT_LOAD or form == t.FLOAT_STORE:
+            if form > t.LAST_MEMORY or form in (t.FLOAT_LOAD, t.FLOAT_STORE):
                 if floats == 0:
                     p = floating.ready(p)
                     rows = note(S, rows, p, ON_FLOAT, offset, executed, here)
@@ -256,15 +262,17 @@ def translate(S, decoded, start):
             if form == t.FENCE:
                 p = memory.fence(p, w)
             elif form < t.LAST_MEMORY:
+                if form == t.ZERO_BLOCK:
+                    p = escape(S, put1(op_state(p, 0x83, 7, S_PLACE + st.ZERO_READY * 8, 0), 0), integer.EQUAL)
                 p = put_look(S, p, w, decoded, offset, st.BLOCK_MOST - n, sharing)
                 if S[st.LOOK]:
                     rows = note(S, rows, S[st.LOOK], ON_MISS, offset, executed, here)
                 p = put_access(S, p, w, form, a, b, c)
             else:
-                S[st.ESCAPES] = 0
                 p = put_float(S, p, w, form, a, b)
-                for k in range(S[st.ESCAPES]):
-                    rows = note(S, rows, load_i64(S[st.ESCAPES_HOST] + k * 8), TO_INTERPRET, offset, executed, here)
+            for k in range(S[st.ESCAPES]):
+                rows = note(S, rows, load_i64(S[st.ESCAPES_HOST] + k * 8), TO_INTERPRET, offset, executed, here)
+            S[st.ESCAPES] = 0
         elif form == t.BRANCH:
             if rs1(w) == 0:
                 p = jump_if(integer.test(p, rs2(w)), b)
