@@ -18,6 +18,7 @@ import numpy as np
 
 from cpu_proc import memory_map as mm
 from cpu_proc.engine import state as st
+from cpu_proc.engine.x86.trampoline import FLAGS_TABLE
 from cpu_proc.isa import abi
 from cpu_proc.isa.csr import COUNTERS, MENVCFG_MASK, STATEEN0_MASK
 from cpu_proc.translation_buffer import TranslationBuffer, missing
@@ -144,6 +145,7 @@ class Hart:
         if self._buffer:
             for name, value in self._buffer.slots().items():
                 self[name] = value
+            self.state[st.FLAGS_TABLE : st.FLAGS_TABLE + 8] = np.frombuffer(FLAGS_TABLE, np.int64)
         self.connect([self], self._watch, -1)
         self.reset()
 

@@ -82,6 +82,7 @@ class TranslationBuffer:
             "ESCAPES_HOST": _address(self._escapes),
             "KEPT_HOST": _address(self._kept),
             "STRADDLES_HOST": _address(self._straddles),
+            "MXCSR_CLEAR": trampoline.MXCSR_CLEAR,
             **{name: executable + at for name, (at, _) in _PARTS.items() if name in st.SLOTS},
         }
 

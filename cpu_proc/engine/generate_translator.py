@@ -80,16 +80,14 @@ def begin_floating(S):
     # let the host's flags gather from now on, if its arithmetic is the guest's
     if S[MSTATUS] & {FS} != {FS} or S[FRM] != 0:
         return False
-    call_2(S[SET_MXCSR], 0x1F80, 0)
+    call_2(S[SET_MXCSR], S[MXCSR_CLEAR], 0)
     S[FLOAT_READY] = 1
     return True
 
 
 @jit
 def end_floating(S):
-    # invalid, denormal, by zero, overflow, underflow, inexact: bits 0 to 5 of the host's
-    flags = call_2(S[GET_MXCSR], 0, 0)
-    S[FFLAGS] |= (flags & 1) << 4 | (flags & 4) << 1 | (flags & 8) >> 1 | (flags & 16) >> 3 | (flags & 32) >> 5
+    S[FFLAGS] |= load_u8(S[SELF_HOST] + {st.FLAGS_TABLE * 8} + (call_2(S[GET_MXCSR], 0, 0) & 0x3F))
     S[FLOAT_READY] = 0
 
 

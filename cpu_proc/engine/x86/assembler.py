@@ -22,7 +22,8 @@ DISCARDED = 32  # the register number of a destination that is x0
 
 # sp, and those that compressed instructions reach (RISC-V unprivileged §26.2): compilers use them most
 PINNED = {2: RBX, 8: RSI, 9: RDI, 10: R8, 11: R9, 12: R10, 13: R11, 14: R13, 15: R15}
-HOST_OF = np.array([PINNED.get(x, -1) for x in range(33)], np.int64)
+IN_RAX = 64  # added to the number of a register whose value rax happens to hold
+HOST_OF = np.array([PINNED.get(x, -1) for x in range(IN_RAX)] + [RAX] * IN_RAX, np.int64)
 
 X_PLACE = -128  # displacements from rbp: of x0,
 S_PLACE = X_PLACE - st.X_AT * 8  # of the state vector,

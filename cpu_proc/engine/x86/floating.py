@@ -12,6 +12,7 @@ from __future__ import annotations
 from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import inlined, jit
 from cpu_proc.engine.x86.assembler import (
+    DISCARDED,
     F_PLACE,
     RAX,
     RCX,
@@ -21,14 +22,18 @@ from cpu_proc.engine.x86.assembler import (
     host_or,
     jump_if,
     load_constant,
+    load_x,
     op,
+    op_immediate,
     op_memory,
     op_state,
     op_vex_state,
     op_x,
     put1,
+    put4,
     put32,
     settle,
+    store_slot,
 )
 from cpu_proc.engine.x86.blocks import escape
 from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, rd, rs1, rs2
@@ -221,6 +226,21 @@ def move_from_integer(S, p, w, double):
         S[st.BOXED] &= ~(1 << rd(w))
         return p
     return box(S, p, rd(w))
+
+
+@jit
+def exchange_flags(p, w, only_reads):
+    """Frflags, and fsflags with an old value or without: what fflags holds and what the host has gathered since."""
+    if rd(w) != DISCARDED:
+        p = op_state(p, 0x0FAE, 3, S_PLACE + st.MXCSR * 8, 0)  # stmxcsr
+        p = op_immediate(op_state(p, 0x8B, RAX, S_PLACE + st.MXCSR * 8, 0), 4, RAX, 0x3F, 0)
+        p = put32(put4(p, 0x0F, 0xB6, 0x84, 0x05), S_PLACE + st.FLAGS_TABLE * 8)  # movzx eax, [rbp + rax + table]
+        p = op_state(p, 0x0B, RAX, S_PLACE + st.FFLAGS * 8, 1)
+    if only_reads == 0:
+        p = op_immediate(load_x(p, RCX, rs1(w)), 4, RCX, 31, 1)
+        p = store_slot(p, RCX, st.FFLAGS)
+        p = op_state(p, 0x0FAE, 2, S_PLACE + st.MXCSR_CLEAR * 8, 0)  # ldmxcsr
+    return settle(p, rd(w), RAX)
 
 
 @jit

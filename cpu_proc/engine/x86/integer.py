@@ -33,6 +33,7 @@ from cpu_proc.engine.x86.assembler import (
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
+HELD = 1 << 29  # in a decoded word: the first operand is in rax (its number plus IN_RAX)
 EQUAL, NOT_EQUAL, BELOW, LESS = 0x4, 0x5, 0x2, 0xC  # condition codes
 SUBTRACT = 0x2B
 
@@ -44,7 +45,7 @@ def rd(w):
 
 @jit
 def rs1(w):
-    return w >> 16 & 31
+    return w >> 16 & 31 | (w & HELD) >> 23
 
 
 @jit
@@ -119,7 +120,7 @@ def shift_immediate(p, w, extension, wide):
     p = first_operand(p, w, to, wide)
     if amount:
         p = put1(op(p, 0xC1, extension, to, wide), amount)
-    return finish(p, w, to, wide)
+    return finish(p, w, to, wide or (extension == 5 and amount))  # a word shifted right has no sign
 
 
 @jit

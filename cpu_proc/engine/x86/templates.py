@@ -70,6 +70,7 @@ class Form(IntEnum):
     CHANGE_PRECISION = auto()
     FROM_INTEGER = auto()  # source
     MOVE_FROM_INTEGER = auto()
+    EXCHANGE_FLAGS = auto()  # whether it is csrrs
     EQUAL = auto()
     LESS = auto()  # condition
     TO_INTEGER = auto()  # wide
@@ -168,7 +169,10 @@ _JUMPS = {
     "jal": (F.JUMP,), "jalr": (F.JUMP_TO_REGISTER,),
 }  # fmt: skip
 
-ROWS = _INTEGER | _MEMORY | _FLOAT | _JUMPS
+_CSR = {  # fflags alone, as compilers read and restore it around comparisons; see forms
+    "csrrw": (F.EXCHANGE_FLAGS, 0), "csrrs": (F.EXCHANGE_FLAGS, 1),
+}  # fmt: skip
+ROWS = _INTEGER | _MEMORY | _FLOAT | _JUMPS | _CSR
 FORMS = np.zeros((1024, 4), np.int64)  # by operation number
 for _row, _number in numbers().items():
     if _row in ROWS:

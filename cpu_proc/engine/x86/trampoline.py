@@ -42,6 +42,11 @@ def leave() -> bytes:
     )
 
 
+MXCSR_CLEAR = 0x1F80  # to nearest even, nothing trapped, no flags
+# invalid, denormal, by zero, overflow, underflow, inexact of the host's flags, bits 0 to 5, as bits of fflags
+_FLAGS = (16, 0, 8, 4, 2, 1)
+FLAGS_TABLE = bytes(sum(_FLAGS[bit] for bit in range(6) if host >> bit & 1) for host in range(64))
+
 # get_mxcsr() and set_mxcsr(value)
 GET_MXCSR = bytes.fromhex("48 83 ec 08 0f ae 1c 24 8b 04 24 48 83 c4 08 c3")
 SET_MXCSR = bytes.fromhex("57 0f ae 14 24 5f 31 c0 c3")

@@ -16,6 +16,7 @@ from cpu_proc.engine.x86 import templates as t
 from cpu_proc.engine.x86.assembler import (
     DISCARDED,
     FUEL,
+    HOST_OF,
     RAX,
     RCX,
     S_PLACE,
@@ -46,6 +47,7 @@ from cpu_proc.engine.x86.blocks import (
     put_exit,
 )
 from cpu_proc.engine.x86.forms import FORMS, form_of, writes_x
+from cpu_proc.engine.x86.fusion import fuses, put_pair
 from cpu_proc.engine.x86.integer import LESS, rd, rs1, rs2
 from cpu_proc.engine.x86.sharing import put_look, stop_sharing
 
@@ -169,9 +171,30 @@ def put_float(S, p, w, form, a, double):
         return floating.move_from_integer(S, p, w, double)
     if form == t.EXTREME:
         return floating.extreme(S, p, w, a, double)
+    if form == t.EXCHANGE_FLAGS:
+        return floating.exchange_flags(p, w, a)
     if form == t.CHANGE_PRECISION:
         return floating.change_precision(S, p, w, double)
     return floating.square_root(S, p, w, double)
+
+
+@jit
+def leaves_in_rax(form):
+    """Tell whether an instruction whose rd has no host register ends with storing it from rax."""
+    return (form < t.LAST_VALUE and form not in (t.MULTIPLY_HIGH, t.DIVIDE)) or form == t.LOAD
+
+
+@jit
+def hold(w, held):
+    """Say in a decoded word that rax holds its first operand; the sum does not care which that is."""
+    if held == 0:
+        return w
+    form = FORMS[w & 0x3FF, 0]
+    if form == t.BINARY and rs2(w) == held and FORMS[w & 0x3FF, 1] != integer.SUBTRACT:
+        w = w & ~(0x3FF << 16) | rs1(w) << 21 | held << 16
+    if rs1(w) != held or form in (t.MULTIPLY_HIGH, t.LOGIC_WITH_NOT):
+        return w
+    return w | integer.HELD
 
 
 @jit
@@ -239,7 +262,7 @@ def translate(S, decoded, start):
     p = begin_stretch(p + 4)
     site = p
     offset = start
-    n = executed = floats = ended = 0
+    n = executed = floats = ended = held = 0
     is_open = 1
     while ended == 0 and n < st.BLOCK_MOST:
         w = load_i64(decoded + (offset << 2)) if offset < 4096 else 0
@@ -250,8 +273,14 @@ def translate(S, decoded, start):
         here = p
         following = offset + (w >> 26 & 7)
         if form < t.LAST_VALUE:
-            if rd(w) != DISCARDED:
-                p = put_value(p, w, form, a, b, c, offset)
+            behind = load_i64(decoded + (following << 2)) if following < 4096 and n + 1 < st.BLOCK_MOST else 0
+            if fuses(w, behind):
+                p = put_pair(p, hold(w, held), behind, offset)
+                following += behind >> 26 & 7
+                n += 1
+                executed += 1
+            elif rd(w) != DISCARDED:
+                p = put_value(p, hold(w, held), form, a, b, c, offset)
         elif form < t.LAST_FLOAT:
             if form > t.LAST_MEMORY or form in (t.FLOAT_LOAD, t.FLOAT_STORE):
                 if floats == 0:
@@ -277,7 +306,7 @@ def translate(S, decoded, start):
             if rs1(w) == 0:
                 p = jump_if(integer.test(p, rs2(w)), b)
             else:
-                p = jump_if(integer.compare_operands(p, rs1(w), rs2(w)), a)
+                p = jump_if(integer.compare_operands(p, rs1(hold(w, held)), rs2(w)), a)
             target = offset + (w >> 32)
             there = load_i64(codes + (target << 2)) if target >= 0 and target < 4096 else 0
             executed += 1
@@ -292,7 +321,7 @@ def translate(S, decoded, start):
             n += 1
             offset = following
             first = rows
-            executed = is_open = 0
+            executed = is_open = held = 0
             if offset >= 4096 or load_i64(codes + (offset << 2)) != 0:
                 break
             p = begin_stretch(p)
@@ -315,6 +344,7 @@ def translate(S, decoded, start):
             ended = 1
         if writes_x(form):
             stop_sharing(S, rd(w))
+        held = rd(w) if leaves_in_rax(form) and HOST_OF[rd(w)] < 0 and rd(w) != DISCARDED else 0
         n += 1
         executed += 1
         offset = following
