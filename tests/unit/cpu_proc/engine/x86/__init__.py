@@ -1,0 +1,1 @@
+"""What only the translator can get wrong."""
