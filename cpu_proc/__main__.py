@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fw-cfg", action="append", default=[], metavar="name=NAME,...", help="file for fw_cfg: file=PATH or string="
     )
     parser.add_argument("--clock", default="real", choices=("real", "icount"), help="what guest time follows")
-    parser.add_argument("--engine", default="interp", choices=("auto", "interp", "translate"), help="what executes")
+    parser.add_argument("--engine", default="auto", choices=("auto", "interp", "translate"), help="what executes")
     parser.add_argument("--perf-map", action="store_true", help="name translated blocks for perf at the end")
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="go on from a state saved there")
     parser.add_argument("--interrupts", default="aia", choices=("aia", "plic"), help="interrupt controllers")

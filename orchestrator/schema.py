@@ -98,7 +98,7 @@ KEYS = (
         "engine",
         Kind.TEXT,
         "What executes: `interp`, `translate` (to the host's own instructions; x86-64), `auto` what the host has.",
-        default="interp",
+        default="auto",
         choices=("auto", "interp", "translate"),
     ),
     Key(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.fuzz import differential, programs, runners
 from tests.fuzz.image import OUT
 from tests.unit.cpu_proc.harness import Bench
@@ -15,10 +16,10 @@ pytestmark = pytest.mark.peer
 PROGRAMS, ROUNDS = 25, 40
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+@pytest.fixture(scope="module", params=[INTERPRETER, TRANSLATOR])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Return a hart with room for an image."""
-    bench = Bench(runners.MEMORY)
+    bench = Bench(runners.MEMORY, request.param)
     yield bench
     bench.close()
 

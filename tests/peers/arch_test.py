@@ -22,6 +22,7 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.peers import assembler, isa_runner, spike
 from tests.unit.cpu_proc.harness import MMIO, RAM, Bench
 
@@ -137,9 +138,9 @@ def _symbol(program: Path, name: str) -> int:
     return int(found[0]["st_value"])
 
 
-def run_all(built: Path, match: str) -> int:
+def run_all(built: Path, match: str, engine: str) -> int:
     """Run a folder and count by suite; return how many failed."""
-    bench = Bench(_RAM_SIZE)
+    bench = Bench(_RAM_SIZE, engine)
     passed: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for program in isa_runner.programs(built, match):
@@ -166,11 +167,12 @@ def main(argv: list[str] | None = None) -> int:
     making.add_argument("--largest", type=int, default=4096, metavar="KIB", help="leave out larger sources")
     running = commands.add_parser("run", help="run built programs")
     running.add_argument("built", type=Path)
+    running.add_argument("--engine", choices=(INTERPRETER, TRANSLATOR), default=INTERPRETER)
     for command in (making, running):
         command.add_argument("--match", default="*", help="names, with wildcards")
     arguments = parser.parse_args(argv)
     if arguments.command == "run":
-        return int(run_all(arguments.built, arguments.match) != 0)
+        return int(run_all(arguments.built, arguments.match, arguments.engine) != 0)
     if not spike.command():
         print("Spike is missing: docs/testing.md says how to build it", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from tests.peers import arch_test
 from tests.peers.test_isa_runner import assemble
 from tests.unit.cpu_proc.harness import Bench
@@ -22,10 +23,10 @@ end_signature: .dword 0
 """
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+@pytest.fixture(scope="module", params=[INTERPRETER, TRANSLATOR])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Return a hart with room for the programs."""
-    bench = Bench(16 << 20)
+    bench = Bench(16 << 20, request.param)
     yield bench
     bench.close()
 

@@ -76,7 +76,11 @@ def test_name_comes_from_the_file_or_its_folder(tmp_path: Path, name: str, expec
         ("[vm]\nmemory = -2097152\n", "vm.toml:2: vm.memory: -2M is too little", "32M"),
         ("[vm]\ncpus = 65\n", "vm.toml:2: vm.cpus: 65 is out of range", "64"),
         ('[vm]\ncpus = "1"\n', "vm.toml:2: vm.cpus: must be a whole number, not a text", ""),
-        ("[vm]\nperf_map = true\n", "vm.toml:2: vm.perf_map: names translated code, and the interpreter", "vm.engine"),
+        (
+            '[vm]\nengine = "interp"\nperf_map = true\n',
+            "vm.toml:3: vm.perf_map: names translated code, and the interpreter",
+            "vm.engine",
+        ),
         ('[vm]\ninterrupts = "plik"\n', "vm.toml:2: vm.interrupts: 'plik' is none of its values", "'plic'"),
         ('[vm]\nname = "a b"\n', "vm.toml:2: vm.name: 'a b' is no name", "letters"),
         ('[vm]\nname = "a.dev"\n', "vm.toml:2: vm.name: 'a.dev' ends in .dev", "another"),
