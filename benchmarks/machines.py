@@ -125,9 +125,9 @@ def qemu(*options: str, machine: str = "virt", **more: object) -> Run:
     return run(qemu_command(*options, machine=machine), **more)  # type: ignore[arg-type]
 
 
-def embedded(commands: str, folder: Path, *, disk: Path | None = None) -> Run:
+def embedded(commands: str, folder: Path, *, disk: Path | None = None, engine: str = "auto") -> Run:
     """Run ``commands`` on the embedded guest."""
-    toml = f'[vm]\nname = "bench{os.getpid()}"\n[boot]\ncmdline = "run={commands};q 0"\n'
+    toml = f'[vm]\nname = "bench{os.getpid()}"\nengine = "{engine}"\n[boot]\ncmdline = "run={commands};q 0"\n'
     if disk:
         toml += f'[[device]]\nid = "disk0"\ntype = "virtio-blk"\nimage = "{disk}"\n'
     return busvm(toml, folder)

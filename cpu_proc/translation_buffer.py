@@ -19,7 +19,7 @@ _LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MREMAP_MAYMOVE = 1
 _FAILED = (1 << 64) - 1  # MAP_FAILED
 
-SIZE = 64 << 20
+SIZE = 128 << 20
 _ROOM = 64 << 10  # for one block more than fits
 _START = 4096  # where blocks begin, after the trampoline
 _WAYS_OUT = st.BLOCK_MOST * 8  # that one block may have
