@@ -42,3 +42,11 @@ def inlined(function: Callable[..., Any]) -> Any:
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; it runs without the interpreter's lock, and is kept in the cache."""
     return _compiled(function, cache=True)
+
+
+def address(function: Any) -> int:
+    """Return where compiled code may call a compiled ``entry``, whose arguments are all integers."""
+    (result,) = function.overloads.values()
+    found = int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+    assert found
+    return found
