@@ -1,4 +1,4 @@
-"""The decorator of all compiled code: one specialisation a function, kept in Numba's cache.
+"""The decorators of all compiled code: one specialisation a function.
 
 Numba would compile a function anew for every combination of literal arguments it meets; with some 140 functions that
 doubles the first start. Everything here is int64 but the state vector, so that one signature serves all callers.

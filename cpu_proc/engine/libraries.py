@@ -13,20 +13,22 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import binding
-from numba import _dynfunc
+from numba import _dynfunc  # type: ignore[attr-defined]
 from numba.core import codegen, typed_passes
+from numba.core.compiler import Flags
 from numba.core.compiler_machinery import register_pass
 
-_USED = (
-    *("_optimize_final_module", "_get_module_for_linking", "finalize", "enable_object_caching"),
-    *("get_pointer_to_function", "_object_getbuffer_hook"),
-)
+from cpu_proc.engine.lowering import Lower
+
+_USED = ("_optimize_final_module", "_get_module_for_linking", "_ensure_finalized", "finalize")
 if missing := [name for name in _USED if not hasattr(codegen.JITCodeLibrary, name)]:
     raise ImportError(f"this Numba release is not supported: numba.core.codegen has no JITCodeLibrary.{missing[0]}")
+if not hasattr(Flags, "no_compile"):
+    raise ImportError("this Numba release is not supported: numba.core.compiler.Flags.no_compile is gone")
 _SHARED = binding.Linkage.linkonce_odr
 
 
-class Part(codegen.JITCodeLibrary):  # type: ignore[misc]
+class Part(codegen.JITCodeLibrary):
     """Code that is linked into others, and never executed by itself."""
 
     def finalize(self) -> None:
@@ -44,7 +46,7 @@ class Part(codegen.JITCodeLibrary):  # type: ignore[misc]
         return [self, *self._linking_libraries]
 
 
-class Whole(codegen.JITCodeLibrary):  # type: ignore[misc]
+class Whole(codegen.JITCodeLibrary):
     """Code with all that it calls."""
 
     def _optimize_final_module(self) -> None:
@@ -57,16 +59,14 @@ class Whole(codegen.JITCodeLibrary):  # type: ignore[misc]
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class Lowering(typed_passes.BaseNativeLowering):  # type: ignore[misc]
+class Lowering(typed_passes.BaseNativeLowering):
     """Make a whole of what has a wrapper for Python, and a part of everything else."""
 
-    _name = "lowering"
+    _name: Any = "lowering"
 
     @property
     def lowering_class(self) -> Any:
         """Return the class that turns Numba's representation into LLVM's."""
-        from cpu_proc.engine.lowering import Lower
-
         return Lower
 
     def run_pass(self, state: Any) -> bool:

@@ -35,7 +35,7 @@ _COMPARISONS = {
 _BOTH = (types.int64, types.int64)
 
 
-class Lower(lowering.Lower):  # type: ignore[misc]
+class Lower(lowering.Lower):
     """Numba's own, but for these operators."""
 
     def lower_binop(self, resty: Any, expr: Any, op: Any) -> Any:

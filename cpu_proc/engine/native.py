@@ -152,7 +152,7 @@ def _call(arity: int) -> Any:
 call_2, call_3, call_4, call_6 = _call(2), _call(3), _call(4), _call(6)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def vector(_typing: Any, address: Any, length: Any) -> Any:
     """Return the ``int64`` vector at an address: what crosses a call through a pointer is integers alone."""
     kind = types.int64[::1]
@@ -160,7 +160,9 @@ def vector(_typing: Any, address: Any, length: Any) -> Any:
     def codegen(context: Any, builder: Builder, _signature: Any, args: Any) -> Any:
         array = context.make_array(kind)(context, builder)
         data = builder.inttoptr(args[0], array.data.type)
-        arrayobj.populate_array(array, data=data, shape=[args[1]], strides=[_I64(8)], itemsize=_I64(8), meminfo=None)
+        arrayobj.populate_array(  # type: ignore[no-untyped-call]
+            array, data=data, shape=[args[1]], strides=[_I64(8)], itemsize=_I64(8), meminfo=None
+        )
         return array._getvalue()
 
     return kind(types.int64, types.int64), codegen

@@ -36,7 +36,7 @@ _resolved: dict[Any, Any] = {}
 
 def plain(kind: Any) -> Any:
     """Return the type that an argument is passed as: all integers are int64."""
-    kind = types.unliteral(kind)  # type: ignore[no-untyped-call]
+    kind = types.unliteral(kind)
     return types.int64 if isinstance(kind, (types.Boolean, types.Integer)) else kind
 
 
@@ -57,7 +57,7 @@ def _remembering(typing: Any) -> Any:
     return context
 
 
-class Pipeline(CompilerBase):  # type: ignore[misc]
+class Pipeline(CompilerBase):
     """What Numba is told to compile with (``pipeline_class``)."""
 
     def define_pipelines(self) -> list[PassManager]:
