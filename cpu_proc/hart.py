@@ -125,6 +125,7 @@ class Hart:
             "MEMCMP_FUNCTION": _address("memcmp"),
             "MEMSET_FUNCTION": _address("memset"),
             "MADVISE_FUNCTION": _address("madvise"),
+            **engine.addresses,
             "TIMESPEC_HOST": int(self._timespec.ctypes.data),
             "ONE_HOST": int(self._one.ctypes.data),
             "CLOCK_OFFSET_HOST": address_of(clock.shared, ClockPage.offset_ns.offset),  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ Numba itself does not notice a change in an imported file.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,9 +23,10 @@ from protocol.names import cache_root, private_folder
 
 _SOURCES = Path(__file__).parent.parent
 MODULE = "busvm_generated_engine"
-# What the second process compiles, by prefix; and what calls that, and so comes last
-_ASIDE = ("floating_", "translate", "word_ahead", "words_ahead", "decode", "match", "pack", "rare")
-_LAST = ("run", "fetch_decoded", "inspect_csr", "change_csr")
+# What Python calls; and what `run` calls by an address in its state vector, which a second process compiles meanwhile
+_CALLED = ("run", "decode", "inspect_csr", "change_csr", "pending", "post")
+_ASIDE = {"FLOATING_FUNCTION": "floating", "TRANSLATE_FUNCTION": "translate_block"}
+_GARBAGE = 100_000  # objects between two collections while compiling, which makes many and drops few
 
 
 def fingerprint() -> str:
@@ -59,17 +61,16 @@ def load(progress: Callable[[str], None] = lambda _text: None) -> Any:
     folder = private_folder(cache_folder())
     module = _prepare(folder)
     if is_cached():
-        _compile_entries(module)
-        return module
-    progress("compiling the CPU for this host, once (about half a minute)")
+        return _compiled(module)
+    progress("compiling the CPU for this host, once (about a quarter of a minute)")
     command = [sys.executable, "-m", "cpu_proc.engine.compiled", str(folder)]
     with subprocess.Popen(command, cwd=_SOURCES.parent, stdin=subprocess.DEVNULL) as other:
         try:
-            _compile_all(module, lambda name: name not in _LAST and not name.startswith(_ASIDE))
+            _compile(module, _CALLED)
         except BaseException:
             other.kill()
             raise
-    _compile_entries(module)  # what the other process may have failed to do is done here
+    module = _compiled(module)  # what the other process may have failed to do is done here
     (folder / "complete").touch()
     return module
 
@@ -83,24 +84,26 @@ def _prepare(folder: Path) -> Any:
     return _import(folder)
 
 
-def _compile_all(module: Any, wanted: Callable[[str], bool]) -> None:
-    """Compile functions of the generated module by name, with all that they call."""
+def _compile(module: Any, names: Iterable[str]) -> None:
+    """Compile functions of the module, or take them from the cache."""
     import numba
 
-    for name, function in list(vars(module).items()):
-        python = getattr(function, "py_func", None)
-        if python is not None and python.__module__ == MODULE and wanted(name):
-            parameters = inspect.signature(python).parameters
-            function.compile(tuple(numba.types.int64[::1] if p == "S" else numba.types.int64 for p in parameters))
+    usual = gc.get_threshold()
+    gc.set_threshold(_GARBAGE)
+    for name in names:
+        function = getattr(module, name)
+        parameters = inspect.signature(function.py_func).parameters
+        function.compile(tuple(numba.types.int64[::1] if p == "S" else numba.types.int64 for p in parameters))
+    gc.set_threshold(*usual)
 
 
-def _compile_entries(module: Any) -> None:
-    """Compile, or take from the cache, what Python calls."""
-    _compile_all(module, lambda name: name in ("run", "decode", "inspect_csr", "change_csr"))
-    import numba
+def _compiled(module: Any) -> Any:
+    """Return the module with everything compiled, and the addresses that go into each state vector."""
+    from cpu_proc.engine.jit import address
 
-    module.pending.compile((numba.types.int64[::1],))
-    module.post.compile((numba.types.int64,) * 5)
+    _compile(module, (*_CALLED, *_ASIDE.values()))
+    module.addresses = {slot: address(getattr(module, name)) for slot, name in _ASIDE.items()}
+    return module
 
 
 def _import(folder: Path) -> ModuleType:
@@ -122,4 +125,4 @@ def _import(folder: Path) -> ModuleType:
 
 
 if __name__ == "__main__":
-    _compile_all(_prepare(Path(sys.argv[1])), lambda name: name.startswith(_ASIDE))
+    _compile(_prepare(Path(sys.argv[1])), _ASIDE.values())

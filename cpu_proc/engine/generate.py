@@ -136,15 +136,13 @@ def _floating(row: Instruction) -> list[str]:
     return [_RESULT[row.result].format(_expression(row, names))]
 
 
-def _float_calls(indent: int) -> str:
+def _float_calls() -> str:
     """Return the choice among the floating-point functions."""
-    pad = "    " * indent
-    lines: list[str] = []
-    for rows in _float_groups():
-        first, last = rows[0][0], rows[-1][0]
-        lines.append(f"{pad}{'elif' if lines else 'if'} {first} <= op <= {last}:")
-        lines.append(f"{pad}    v = floating_{first}(S, X, F, w)")
-    return "\n".join(lines)
+    cases = [
+        (f"{rows[0][0]} <= op <= {rows[-1][0]}", [f"return floating_{rows[0][0]}(S, X, F, w)"])
+        for rows in _float_groups()
+    ]
+    return chain(cases, 1)
 
 
 def _rows(kind: Kind) -> list[tuple[int, Instruction]]:
@@ -222,7 +220,7 @@ from cpu_proc.engine.x86.blocks import (
     ON_FLOAT, ON_FUEL, ON_MISS, TO_CHAIN, TO_INTERPRET, TO_LOOK_UP, UNTRANSLATED, forget_jumps, forget_page, keep_jump
 )
 from cpu_proc.engine.x86.forms import FORMS, ends, form_of, is_atomic, is_store
-from cpu_proc.engine.x86.translate import translate
+from cpu_proc.engine.x86.translate import translate as translate_here
 '''
 
 
@@ -234,6 +232,11 @@ def source() -> str:
     return f"""{_HEADER}
 {slots}
 {decoder()}
+
+@jit
+def translate(S, decoded, offset):
+    return call_3(S[TRANSLATE_FUNCTION], S[SELF_HOST], decoded, offset)
+
 {translator()}
 
 @jit
@@ -299,6 +302,20 @@ def sys_csr(S, X, w, operation, value):
 {_group(Kind.SYSTEM, _rows(Kind.SYSTEM))}
 {_group(Kind.AMO, _rows(Kind.AMO))}
 {"".join(_group(Kind.FLOAT, rows, f"_{rows[0][0]}") for rows in _float_groups())}
+
+# compiled for themselves, in another process than `run`, which calls them by the addresses in the state vector
+@entry
+def floating(state, X, F, w):
+    S = vector(state, {st.SIZE})
+    op = w & 0x3FF
+{_float_calls()}
+    return 0
+
+
+@entry
+def translate_block(state, decoded, offset):
+    return translate_here(vector(state, {st.SIZE}), decoded, offset)
+
 
 @jit
 def fetch_decoded(S, pc, decoded):
@@ -391,7 +408,8 @@ def run(S, X, F):
                 elif op != {ILLEGAL}:
                     S[PC] = pc
                     S[REMAINING] = n
-{_float_calls(5)}
+                    if op >= {_first(Kind.FLOAT)}:
+                        v = call_4(S[FLOATING_FUNCTION], S[SELF_HOST], X, F, w)
                     elif op >= {_first(Kind.AMO)}:
                         v = amo(S, X, F, w)
                     elif op >= {_first(Kind.SYSTEM)}:

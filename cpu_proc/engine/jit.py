@@ -1,4 +1,4 @@
-"""The decorator of all compiled code: one specialisation a function, kept in Numba's cache.
+"""The decorators of all compiled code: one specialisation a function.
 
 Numba would compile a function anew for every combination of literal arguments it meets; with some 140 functions that
 doubles the first start. Everything here is int64 but the state vector, so that one signature serves all callers.
@@ -12,21 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit, types
+from numba import njit
 
-
-def _plain(kind: Any) -> Any:
-    kind = types.unliteral(kind)  # type: ignore[no-untyped-call]
-    return types.int64 if isinstance(kind, (types.Boolean, types.Integer)) else kind
+from cpu_proc.engine.pipeline import Pipeline, plain
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
-    options |= {"cache": True, "nogil": True, "_nrt": False}
+    options |= {"nogil": True, "_nrt": False, "pipeline_class": Pipeline}
     dispatcher: Any = njit(**options)(function)
     template = dispatcher.get_call_template
 
     def get_call_template(args: Any, kws: Any) -> Any:
-        return template(tuple(_plain(a) for a in args), kws)
+        return template(tuple(plain(a) for a in args), kws)
 
     dispatcher.get_call_template = get_call_template
     return dispatcher
@@ -43,5 +40,13 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls; it runs without the interpreter's lock."""
-    return _compiled(function)
+    """Compile a function that Python calls; it runs without the interpreter's lock, and is kept in the cache."""
+    return _compiled(function, cache=True)
+
+
+def address(function: Any) -> int:
+    """Return where compiled code may call a compiled ``entry``, whose arguments are all integers."""
+    (result,) = function.overloads.values()
+    found = int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+    assert found
+    return found

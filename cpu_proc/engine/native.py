@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.cpython import numbers
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 if not hasattr(numbers, "_int_arith_flags"):  # a Numba that makes the promise elsewhere would compile wrong code
     raise ImportError("this Numba release is not supported: numba.cpython.numbers._int_arith_flags is gone")
@@ -149,6 +150,22 @@ def _call(arity: int) -> Any:
 
 # (function address, arguments...) with the C convention
 call_2, call_3, call_4, call_6 = _call(2), _call(3), _call(4), _call(6)
+
+
+@intrinsic
+def vector(_typing: Any, address: Any, length: Any) -> Any:
+    """Return the ``int64`` vector at an address: what crosses a call through a pointer is integers alone."""
+    kind = types.int64[::1]
+
+    def codegen(context: Any, builder: Builder, _signature: Any, args: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(args[0], array.data.type)
+        arrayobj.populate_array(  # type: ignore[no-untyped-call]
+            array, data=data, shape=[args[1]], strides=[_I64(8)], itemsize=_I64(8), meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(types.int64, types.int64), codegen
 
 
 def _float(bits: int, operation: str) -> Any:
