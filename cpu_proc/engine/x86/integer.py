@@ -110,6 +110,8 @@ def add_word_immediate(p, w):
 @jit
 def immediate(p, w, extension):
     to = host_or(rd(w), RAX)
+    if w >> 32 == 0xFF and extension == 4:  # movzx
+        return settle(op_x(p, 0x0FB6, to, rs1(w), 0), rd(w), to)
     return settle(op_immediate(load_x(p, to, rs1(w)), extension, to, w >> 32, 1), rd(w), to)
 
 

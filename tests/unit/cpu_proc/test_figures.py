@@ -19,11 +19,13 @@ def loop(bench: Bench, turns: int) -> None:
 
 
 def test_the_translator_counts_and_the_interpreter_has_nothing_to_tell(bench: Bench) -> None:
+    before = figures.translator(bench.hart)  # other tests have used the hart
     loop(bench, 1000)
     told = figures.translator(bench.hart)
     if bench.hart.engine_name == INTERPRETER:
         assert told == {}
         return
+    told = {name: value if name == "code_bytes" else value - before[name] for name, value in told.items()}
     assert told["blocks"] > 0
     assert 0 < told["code_bytes"] < bench["CODE_LIMIT"] - bench["CODE_START"]
     assert told["flushes"] == 0

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.unit.cpu_proc.engine.x86.pair import Pair
-from tests.unit.cpu_proc.harness import RAM, addi, b_type, i_type, jal
+from tests.unit.cpu_proc.harness import RAM, addi, b_type, i_type, jal, r_type
 
 SLLI, SRLI, SRAI = (1, 0), (5, 0), (5, 0x400)
 VALUE = 0xFEDC_BA98_8765_4321
@@ -39,6 +39,21 @@ def test_words_there_and_back(pair: Pair, right: tuple[int, int]) -> None:
 def test_constants_and_addresses(pair: Pair, first: int, second: int) -> None:
     for rd, upper, lower in itertools.product((10, 5), (0, 1, 0x7FFFF, 0x80000, 0xFFFFF), (0, 1, -1, 2047, -2048)):
         pair.run([upper << 12 | rd << 7 | first, i_type(second, 0, rd, rd, lower)], at=RAM + 0x100)
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["add", "addw"])
+def test_elements(pair: Pair, narrow: bool) -> None:
+    """The base may come first or second, and be the result, the index or nothing."""
+    opcode = 0x3B if narrow else 0x33
+    for (rd, index), amount, base in itertools.product(PLACES, range(5), (0, 5, 10, 12, 28)):
+        for operands in ((rd, base), (base, rd)):
+            words = [shift(SLLI, rd, index, amount), r_type(opcode, 0, 0, rd, *operands)]
+            pair.run(words, {5: VALUE, 10: 3, 11: -7, 12: RAM, 28: 1 << 40})
+
+
+def test_bytes(pair: Pair) -> None:
+    for rd, rs1 in PLACES:
+        pair.run([i_type(0x13, 7, rd, rs1, 0xFF), i_type(0x13, 7, rd, rs1, 0xFE)], {rs1: VALUE})
 
 
 def test_what_does_not_fuse(pair: Pair) -> None:
