@@ -28,7 +28,6 @@ from cpu_proc.engine.x86.assembler import (
     op_memory,
     op_state,
     op_vex_state,
-    op_x,
     put1,
     put4,
     put32,
@@ -36,7 +35,7 @@ from cpu_proc.engine.x86.assembler import (
     store_slot,
 )
 from cpu_proc.engine.x86.blocks import escape
-from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, rd, rs1, rs2
+from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, low_word, rd, rs1, rs2
 from cpu_proc.engine.x86.memory import base, put_store
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -197,13 +196,14 @@ def from_integer(S, p, w, source, double):
     wide = 1 if source else 0
     p = op(p, 0x0F57, 0, 0, 0)  # xorps: the rest of the register is an operand too
     if source == 1:
-        p = op_x(p, 0x8B, RAX, rs1(w), 0) if rs1(w) else op(p, 0x33, RAX, RAX, 0)
+        p = low_word(p, w, RAX)
         p = op(put1(p, prefix(double)), 0x0F2A, 0, RAX, 1)
         return store_f(S, p, w, double)
     if source == 3:
         p = bring(p, rs1(w), RAX)
         p = escape(S, op(p, 0x85, host_or(rs1(w), RAX), host_or(rs1(w), RAX), 1), SIGN)
-    return store_f(S, op_x(put1(p, prefix(double)), 0x0F2A, 0, rs1(w), wide), w, double)
+    p = put1(bring(p, rs1(w), RAX), prefix(double))
+    return store_f(S, op(p, 0x0F2A, 0, host_or(rs1(w), RAX), wide), w, double)
 
 
 @jit

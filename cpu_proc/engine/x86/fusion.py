@@ -16,7 +16,6 @@ from cpu_proc.engine.x86.assembler import (
     host_or,
     load_constant,
     op,
-    op_x,
     page_address,
     put1,
     settle,
@@ -107,7 +106,7 @@ def put_pair(p, w, following, offset):
         return settle(add_scaled(p, to, host_or(other, RCX), host_or(rs1(w), RAX), w >> 32), rd(w), to)
     opcode = shift_pair(w, following)
     signed = FORMS[following & 0x3FF, 1] == RIGHT_SIGNED
-    p = op_x(p, opcode, to, rs1(w), 1 if signed else 0)
+    p = op(bring(p, rs1(w), RAX), opcode, to, host_or(rs1(w), RAX), 1 if signed else 0)
     rest = (w >> 32 & 63) - (following >> 32 & 63)
     if not signed and rest:
         p = put1(op(p, 0xC1, LEFT, to, 1), rest)

@@ -1,6 +1,8 @@
 """What the translator emits for integer arithmetic: one function for each form that ``templates`` names.
 
-All take where to write, the decoded word, and the numbers of the instruction's row; ``rd`` is never x0 here.
+All take where to write, the decoded word, and the numbers of the instruction's row; ``rd`` is never x0 here. A guest
+register in memory is loaded whole, and on its own: hosts that rename memory make such a load free after a store, where
+an operand in memory, or half of it, costs four cycles.
 """
 
 from __future__ import annotations
@@ -55,10 +57,16 @@ def rs2(w):
 
 @jit
 def first_operand(p, w, to, wide):
-    """Mov to, x[rs1]."""
-    if wide or rs1(w) == 0:
+    """Mov to, x[rs1]; of a word the upper half does not matter."""
+    if wide or HOST_OF[rs1(w)] < 0:
         return load_x(p, to, rs1(w))
-    return p if HOST_OF[rs1(w)] == to else op_x(p, 0x8B, to, rs1(w), 0)
+    return p if HOST_OF[rs1(w)] == to else op(p, 0x8B, to, HOST_OF[rs1(w)], 0)
+
+
+@jit
+def low_word(p, w, to):
+    """Mov to, the lower half of x[rs1], zero-extended."""
+    return op(bring(p, rs1(w), to), 0x8B, to, host_or(rs1(w), to), 0)
 
 
 @jit
@@ -83,7 +91,8 @@ def binary(p, w, opcode, wide):
         return settle(add_scaled(p, to, HOST_OF[a], HOST_OF[b], 0), rd(w), to)
     if b == 0 and opcode != 0x23:  # everything but "and" leaves the first operand
         return finish(load_x(p, to, a), w, to, wide)
-    return finish(op_x(load_x(p, to, a), opcode, to, b, wide), w, to, wide)
+    p = bring(load_x(p, to, a), b, RCX)
+    return finish(op(p, opcode, to, host_or(b, RCX), wide), w, to, wide)
 
 
 @jit
@@ -101,7 +110,7 @@ def add_immediate(p, w):
 def add_word_immediate(p, w):
     to = host_or(rd(w), RAX)
     if w >> 32 == 0:
-        return settle(op_x(p, 0x63, to, rs1(w), 1), rd(w), to)
+        return settle(op(bring(p, rs1(w), RAX), 0x63, to, host_or(rs1(w), RAX), 1), rd(w), to)
     if HOST_OF[rs1(w)] >= 0:
         return finish(add_constant(p, to, HOST_OF[rs1(w)], w >> 32), w, to, 0)
     return finish(op_immediate(first_operand(p, w, to, 0), 0, to, w >> 32, 0), w, to, 0)
@@ -111,7 +120,7 @@ def add_word_immediate(p, w):
 def immediate(p, w, extension):
     to = host_or(rd(w), RAX)
     if w >> 32 == 0xFF and extension == 4:  # movzx
-        return settle(op_x(p, 0x0FB6, to, rs1(w), 0), rd(w), to)
+        return settle(op(bring(p, rs1(w), RAX), 0x0FB6, to, host_or(rs1(w), RAX), 0), rd(w), to)
     return settle(op_immediate(load_x(p, to, rs1(w)), extension, to, w >> 32, 1), rd(w), to)
 
 
@@ -129,7 +138,7 @@ def shift_immediate(p, w, extension, wide):
 def shift_word_left(p, w):
     """slli.uw: the lower word, shifted."""
     to = host_or(rd(w), RAX)
-    p = load_x(p, to, 0) if rs1(w) == 0 else op_x(p, 0x8B, to, rs1(w), 0)
+    p = low_word(p, w, to)
     return settle(put1(op(p, 0xC1, 4, to, 1), w >> 32 & 63), rd(w), to)
 
 
@@ -197,10 +206,11 @@ def multiply(p, w, wide):
 @jit
 def multiply_high(p, w, extension, mixed):
     """imul or mul x[rs2] (5, 4); for mulhsu, what the sign of the first operand counts is taken off."""
-    p = op_x(load_x(p, RAX, rs1(w)), 0xF7, extension, rs2(w), 1)
+    p = bring(load_x(p, RAX, rs1(w)), rs2(w), RCX)
+    p = op(p, 0xF7, extension, host_or(rs2(w), RCX), 1)
     if mixed:
         p = put1(op(load_x(p, RAX, rs1(w)), 0xC1, 7, RAX, 1), 63)
-        p = op(op_x(p, 0x23, RAX, rs2(w), 1), SUBTRACT, RDX, RAX, 1)
+        p = op(op(p, 0x23, RAX, host_or(rs2(w), RCX), 1), SUBTRACT, RDX, RAX, 1)
     return settle(p, rd(w), RDX)
 
 
@@ -239,7 +249,7 @@ def shift_and_add(p, w, scale, narrow):
     """The first operand, or its lower word, shifted, plus the second."""
     index = RAX
     if narrow:
-        p = load_x(p, RAX, 0) if rs1(w) == 0 else op_x(p, 0x8B, RAX, rs1(w), 0)
+        p = low_word(p, w, RAX)
     else:
         p = bring(p, rs1(w), RAX)
         index = host_or(rs1(w), RAX)
@@ -251,16 +261,18 @@ def shift_and_add(p, w, scale, narrow):
 def unary(p, w, opcode, prefix, wide):
     """One operand that the opcode takes from wherever it is: extensions and counts."""
     to = host_or(rd(w), RAX)
+    p = bring(p, rs1(w), RAX)
     if prefix:
         p = put1(p, prefix)
-    return settle(op_x(p, opcode, to, rs1(w), wide), rd(w), to)
+    return settle(op(p, opcode, to, host_or(rs1(w), RAX), wide), rd(w), to)
 
 
 @jit
 def logic_with_not(p, w, opcode):
     """orn, xnor: the first operand with the second's complement."""
     p = op(load_x(p, RAX, rs2(w)), 0xF7, 2, RAX, 1)
-    return settle(op_x(p, opcode, RAX, rs1(w), 1), rd(w), RAX)
+    p = bring(p, rs1(w), RCX)
+    return settle(op(p, opcode, RAX, host_or(rs1(w), RCX), 1), rd(w), RAX)
 
 
 @jit
@@ -274,9 +286,9 @@ def and_with_not(p, w):
 @jit
 def choose(p, w, condition):
     """Minima and maxima: cmp, cmov."""
-    p = load_x(p, RAX, rs1(w))
-    p = op_x(op_x(p, 0x3B, RAX, rs2(w), 1), 0x0F40 | condition, RAX, rs2(w), 1)
-    return settle(p, rd(w), RAX)
+    p = bring(load_x(p, RAX, rs1(w)), rs2(w), RCX)
+    second = host_or(rs2(w), RCX)
+    return settle(op(op(p, 0x3B, RAX, second, 1), 0x0F40 | condition, RAX, second, 1), rd(w), RAX)
 
 
 @jit
@@ -343,5 +355,5 @@ def extract_bit_immediate(p, w):
 def pack_words(p, w):
     """Pack: the lower words of both."""
     p = put1(op(load_x(p, RCX, rs2(w)), 0xC1, 4, RCX, 1), 32)
-    p = load_x(p, RAX, 0) if rs1(w) == 0 else op_x(p, 0x8B, RAX, rs1(w), 0)
+    p = low_word(p, w, RAX)
     return settle(op(p, 0x0B, RAX, RCX, 1), rd(w), RAX)
