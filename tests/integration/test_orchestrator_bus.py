@@ -19,10 +19,10 @@ from tests.integration.test_orchestrator_up import vm
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """Return the command line in the folder of a VM that runs."""
+    """Return the command line in the folder of a VM whose hart interprets."""
     cli = Cli(tmp_path_factory.mktemp("vm"))
     vm(cli)
-    done = cli.run("up", "--wait")
+    done = cli.run("up", "--wait", "--set", "vm.engine=interp")
     assert done.returncode == 0, done.stderr
     yield cli
     cli.close()
