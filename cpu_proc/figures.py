@@ -27,7 +27,7 @@ def translator(hart: Hart) -> dict[str, int]:
     if hart.engine_name != TRANSLATOR:
         return {}
     figures = {name: hart[slot] for slot, name in _COUNTERS.items()}
-    return {**figures, "code_bytes": max(0, hart["EMIT"] - hart["CODE_START"])}
+    return {**figures, "code_bytes": max(0, hart["EMIT"] - hart["CODE_START"] + hart["EMIT_WAYS"] - hart["WAYS_START"])}
 
 
 class Speed:

@@ -22,6 +22,7 @@ _FAILED = (1 << 64) - 1  # MAP_FAILED
 SIZE = 128 << 20
 _ROOM = 64 << 10  # for one block more than fits
 _START = 4096  # where blocks begin, after the trampoline
+_WAYS = SIZE // 8 * 5  # where the ways out of blocks begin, which are seldom executed
 _WAYS_OUT = st.BLOCK_MOST * 8  # that one block may have
 _PARTS = {"TRAMPOLINE": (0, trampoline.enter()), "LEAVE": (st.LEAVE_AT, trampoline.leave()),
           "GET_MXCSR": (512, trampoline.GET_MXCSR), "SET_MXCSR": (576, trampoline.SET_MXCSR)}  # fmt: skip
@@ -75,7 +76,10 @@ class TranslationBuffer:
             "CODE_BASE": writable,
             "CODE_START": writable + _START,
             "EMIT": writable + _START,
-            "CODE_LIMIT": writable + SIZE - _ROOM,
+            "CODE_LIMIT": writable + _WAYS - _ROOM,
+            "WAYS_START": writable + _WAYS,
+            "EMIT_WAYS": writable + _WAYS,
+            "WAYS_LIMIT": writable + SIZE - _ROOM,
             "CODE_SHIFT": executable - writable,
             "JUMPS_HOST": _address(self._jumps),
             "FIXUPS_HOST": _address(self._fixups),

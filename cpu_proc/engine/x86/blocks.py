@@ -35,6 +35,7 @@ from cpu_proc.engine.x86.assembler import (
     TO_LOOK_UP,  # an indirect jump, to S[PC], which the cache of jumps does not have
     BEYOND,  # not a reason to leave: a jump beyond the page
 ) = range(7)
+NOT_EQUAL = 0x5  # condition code
 UNTRANSLATED = 1  # in the place of a block's address: its first instruction is the interpreter's
 
 
@@ -59,17 +60,24 @@ def escape(S, p, condition):
 
 @jit
 def look_up_target(S, p):
-    """Jump to the block at the virtual address in rax, if the cache of jumps has it."""
+    """Jump to the block at the virtual address in rax, if the cache of jumps has it; S[LEFT_AT] is how it is left."""
     p = put1(op_vex(p, 3, 3, 0xF0, RCX, 0, RAX, 0), st.JUMP_MIX)  # rorx ecx, eax
     p = put2(p, 0x31, 0xC1)  # xor ecx, eax
     p = put32(put2(p, 0x81, 0xE1), st.JUMP_MASK)  # and ecx, mask
     p = put3(p, 0xC1, 0xE1, 3)  # shl ecx, 3
     p = put32(put3(p, 0x48, 0x03, 0x8D), S_PLACE + st.JUMPS * 8)  # add rcx, S[JUMPS]
-    p = put3(p, 0x48, 0x3B, 0x01)  # cmp rax, [rcx]
-    p = put2(p, 0x75, 16)  # jne
-    p = put32(put2(p, 0x48, 0x25), -4096)  # and rax, page
-    p = put3(store_slot(p, RAX, st.CODE_PAGE), 0xFF, 0x61, 8)  # jmp [rcx + 8]
-    return put_exit(S, store_slot(p, RAX, st.PC), TO_LOOK_UP, 0, 0, p)
+    p = jump_if(put3(p, 0x48, 0x3B, 0x01), NOT_EQUAL)  # cmp rax, [rcx]
+    leave_by(S, p, TO_LOOK_UP, 0)
+    p = put32(put2(p + 4, 0x48, 0x25), -4096)  # and rax, page
+    return put3(store_slot(p, RAX, st.CODE_PAGE), 0xFF, 0x61, 8)  # jmp [rcx + 8]
+
+
+@jit
+def leave_by(S, site, kind, offset):
+    """Remember the way out behind the last instruction: where its jump has its displacement, why, to what offset."""
+    S[st.LEFT_AT] = site
+    S[st.LEFT_KIND] = kind
+    S[st.LEFT_FOR] = offset
 
 
 @jit
@@ -78,12 +86,11 @@ def chain_to(S, p, codes, offset):
     if offset < 0 or offset >= 4096:
         return look_up_target(S, page_address(p, RAX, offset))
     target = load_i64(codes + (offset << 2))
-    if target == UNTRANSLATED:
-        return put_exit(S, p, TO_INTERPRET, offset, 0, p)
-    if target:
+    if target > UNTRANSLATED:
         return jump(p, target - S[st.CODE_SHIFT])
     p = jump(p, p + 5)
-    return put_exit(S, p, TO_CHAIN, offset, 0, p - 4)
+    leave_by(S, p - 4, TO_INTERPRET if target == UNTRANSLATED else TO_CHAIN, offset)
+    return p
 
 
 @jit
@@ -124,6 +131,7 @@ def forget_jumps_of(S, va):
 def forget_code(S):
     """Forget all blocks: the buffer is full."""
     S[st.EMIT] = S[st.CODE_START]
+    S[st.EMIT_WAYS] = S[st.WAYS_START]
     S[st.CODE_FLUSHES] += 1
     forget_jumps(S)
     call_3(S[st.MADVISE_FUNCTION], S[st.CODE_HOST], S[st.RAM_SIZE] * 4, 4)  # MADV_DONTNEED: zeros

@@ -22,6 +22,7 @@ from cpu_proc.engine.x86.assembler import (
     S_PLACE,
     add_constant,
     host_or,
+    jump,
     jump_if,
     load_constant,
     load_x,
@@ -31,6 +32,7 @@ from cpu_proc.engine.x86.assembler import (
     patch,
     put1,
     settle,
+    store_slot,
 )
 from cpu_proc.engine.x86.blocks import (
     BEYOND,
@@ -39,10 +41,12 @@ from cpu_proc.engine.x86.blocks import (
     ON_MISS,
     TO_CHAIN,
     TO_INTERPRET,
+    TO_LOOK_UP,
     UNTRANSLATED,
     chain_to,
     escape,
     forget_code,
+    leave_by,
     look_up_target,
     put_exit,
 )
@@ -225,17 +229,22 @@ def end_stretch(S, site, first, rows, executed):
 
 
 @jit
-def put_ways_out(S, p, rows):
-    """Put what the jumps out of the block lead to."""
+def put_ways_out(S, rows):
+    """Put what the jumps out of the block lead to, away from what is executed often."""
+    p = S[st.EMIT_WAYS]
     for k in range(rows):
         row = S[st.FIXUPS_HOST] + k * ROW
-        patch(load_i64(row), p)
         kind, offset = load_i64(row + 8), load_i64(row + 16)
+        patch(load_i64(row), p)
         if kind == BEYOND:
             p = look_up_target(S, page_address(p, RAX, offset))
+            patch(S[st.LEFT_AT], p)
+            kind = TO_LOOK_UP
+        if kind == TO_LOOK_UP:
+            p = put_exit(S, store_slot(p, RAX, st.PC), kind, 0, 0, p)
         else:
             p = put_exit(S, p, kind, offset, load_i64(row + 24), load_i64(row + 32))
-    return p
+    S[st.EMIT_WAYS] = p
 
 
 @jit
@@ -248,10 +257,10 @@ def translate(S, decoded, start):
     if form_of(load_i64(decoded + (start << 2))) == t.NOTHING:
         store_64(codes + (start << 2), UNTRANSLATED)
         return UNTRANSLATED
-    if S[st.EMIT] > S[st.CODE_LIMIT]:
+    if S[st.EMIT] > S[st.CODE_LIMIT] or S[st.EMIT_WAYS] > S[st.WAYS_LIMIT]:
         forget_code(S)
     S[st.BLOCKS] += 1
-    S[st.BOXED] = S[st.SHARED] = S[st.ESCAPES] = 0
+    S[st.BOXED] = S[st.SHARED] = S[st.ESCAPES] = S[st.LEFT_AT] = 0
     sharing = load_u8(S[st.STRADDLES_HOST] + (decoded - S[st.DEC_HOST] >> 14)) < st.STRADDLES_MOST
     entry = S[st.EMIT]
     store_64(codes + (start << 2), entry + S[st.CODE_SHIFT])
@@ -350,9 +359,16 @@ def translate(S, decoded, start):
         offset = following
     if ended == 0:
         untranslated = offset < 4096 and n < st.BLOCK_MOST and load_i64(codes + (offset << 2)) == 0
-        p = put_exit(S, p, TO_INTERPRET, offset, 0, p) if untranslated else chain_to(S, p, codes, offset)
+        if untranslated:
+            p = jump(p, p + 5)
+            leave_by(S, p - 4, TO_INTERPRET, offset)
+        else:
+            p = chain_to(S, p, codes, offset)
     if is_open:
         end_stretch(S, site, first, rows, executed)
+    if S[st.LEFT_AT]:
+        rows = note(S, rows, S[st.LEFT_AT], S[st.LEFT_KIND], S[st.LEFT_FOR], 0, S[st.LEFT_AT])
     store_8(total, n)
-    S[st.EMIT] = put_ways_out(S, p, rows)
+    S[st.EMIT] = p
+    put_ways_out(S, rows)
     return entry + S[st.CODE_SHIFT]
