@@ -23,7 +23,11 @@ def test_what_keeps_a_promise_exists(name: str) -> None:
 
 
 def test_every_row_of_a_promise_names_one() -> None:
-    rows = [line for line in (ROOT / "SPECIFICATION.md").read_text().splitlines() if line.startswith("| ")]
-    for row in rows:
-        if not row.startswith(("| promise", "| what", "|---")):
+    header = ""
+    for row in (ROOT / "SPECIFICATION.md").read_text().splitlines():
+        if not row.startswith("|"):
+            header = ""
+        elif not header:
+            header = row
+        elif not row.startswith("|---") and not header.startswith("| program"):  # figures: what makes them is above
             assert re.search(r"`(tests|benchmarks)/", row), row
