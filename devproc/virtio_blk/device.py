@@ -97,6 +97,7 @@ class BlockDevice(BlockConfigSpace):
     def recover(self) -> None:
         """Go on; the image may have another size than before."""
         if self.blk.mortal not in (0, self.image.mortal):
+            self.release()
             raise HostError(
                 "what the guest has written ended with the process that kept it (snapshot = true)",
                 hint="start the VM anew",

@@ -55,7 +55,7 @@ class Disk:
             self.device.set_register(f"{name}_low", value & 0xFFFF_FFFF)
             self.device.set_register(f"{name}_high", value >> 32)
 
-    def request(self, kind: Type, sector: int = 0, *, out: bytes = b"", size: int = 0) -> tuple[str, bytes]:
+    def request(self, kind: int, sector: int = 0, *, out: bytes = b"", size: int = 0) -> tuple[str, bytes]:
         """Do one request; return the answer in words, and the data."""
         memory = self.device.machine.memory
         header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
