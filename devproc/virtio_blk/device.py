@@ -361,8 +361,15 @@ class BlockDevice(BlockConfigSpace):
         return S_UNSUPP if number in CANNOT else S_IOERR
 
     def _wait_for_space(self, request: Request) -> bool:
-        """Pause the machine if that is the policy and somebody can; ``retry`` comes when it goes on."""
-        if self.config.on_error != "pause" or not self.ask_pause(f"{self.image.path}: {self.last_error}"):
+        """Pause the machine if that is the policy and somebody can; ``retry`` comes when it goes on.
+
+        After a flush that failed for want of space the data is gone, and no trying again brings it back.
+        """
+        if (
+            self.durability.failure
+            or self.config.on_error != "pause"
+            or not self.ask_pause(f"{self.image.path}: {self.last_error}")
+        ):
             return False
         self.counters["waited_for_space"] += 1
         self._stuck.append(request)

@@ -212,6 +212,15 @@ def test_without_anybody_to_pause_errors_are_reported(make: MakeDisk, number: in
     assert disk.device.counters["failed_requests"] == 2
 
 
+def test_a_flush_without_space_is_reported(make: MakeDisk) -> None:
+    platter = Platter()
+    disk = make(platter, on_error="pause")
+    disk.device.ask_pause = lambda _reason: True
+    platter.errors["flush"] = errno.ENOSPC
+
+    assert [disk.request(Type.FLUSH)[0] for _ in range(2)] == ["i/o error", "i/o error"]
+
+
 def test_a_reset_forgets_what_waits_for_space(make: MakeDisk) -> None:
     platter = Platter()
     disk = make(platter, on_error="pause")
