@@ -1,8 +1,7 @@
-"""The virtio block device (virtio 1.2 §5.2).
+"""The virtio block device (virtio 1.2 §5.2): its life, its limits, and what becomes of what the host refuses.
 
-Serving a request twice is harmless, which replay after a crash needs: reads and writes go to fixed places, and a
-flush is a flush. A request is started, at once or when the limits allow (``throttle``), on the ``pool``; its answer
-comes back through ``_collect``. What the host refuses becomes a status and a counter, or pauses the machine.
+A request is started (``transfers``) at once or when the limits allow (``throttle``); its result comes back through
+``_collect``. What the host refuses becomes a status and a counter, or pauses the machine.
 """
 
 from __future__ import annotations
@@ -14,28 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from devproc.state import Record, Word
 from devproc.virtio_blk.backend import Image
-from devproc.virtio_blk.backing import CANNOT, NO_SPACE, Backing, Shorter, Views
+from devproc.virtio_blk.backing import CANNOT, NO_SPACE, Backing, Shorter
 from devproc.virtio_blk.config import Config
-from devproc.virtio_blk.config_space import DISCARDS_MAX, RANGE_MAX, BlockConfigSpace
-from devproc.virtio_blk.durability import Durability
 from devproc.virtio_blk.overlay import Overlay
-from devproc.virtio_blk.pool import Job, Pool
 from devproc.virtio_blk.requests import Request, take
-from devproc.virtio_blk.spec import (
-    FLAG_UNMAP,
-    ID_BYTES,
-    S_IOERR,
-    S_OK,
-    S_UNSUPP,
-    SECTOR,
-    BlkFeature,
-    Segment,
-    Type,
-    segments,
-)
+from devproc.virtio_blk.spec import S_IOERR, S_OK, S_UNSUPP
 from devproc.virtio_blk.throttle import Throttle, Waiting
+from devproc.virtio_blk.transfers import BlkState, BlockTransfers
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.errors import HostError
 from protocol.layout import DevicePage
@@ -43,28 +28,15 @@ from protocol.log import RateLimit
 
 logger = logging.getLogger(__name__)
 
-_NOWAIT_MAX = 64 << 10  # larger copies are worth a thread
-_CHANGING = (Type.OUT, Type.DISCARD, Type.WRITE_ZEROES)
 
-
-class BlkState(Record):
-    """What a successor must know beside the transport's state."""
-
-    mortal = Word(8, "identity of the overlay that the guest has written to")
-    lost = Word(4, "errno of a flush that failed: what was written before is lost")
-
-
-class BlockDevice(BlockConfigSpace):
+class BlockDevice(BlockTransfers):
     """A disk."""
 
     state_version = 2
 
     def __init__(self, config: Config, image: Backing, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config, image)
-        self.pool = Pool(image, config.threads)
-        self.durability = Durability()
         self.last_error = ""
-        self.blk: BlkState
         self._poll = select.poll()
         self._poll.register(self.pool.event, select.POLLIN)
         self._errors = RateLimit()
@@ -152,32 +124,10 @@ class BlockDevice(BlockConfigSpace):
             self.capacity = self.image.sectors
             self.config_changed()
 
-    # cache mode
-
-    def set_writeback(self, value: int) -> None:
-        """Change the cache mode, as the driver asks for."""
-        if not self.negotiated & BlkFeature.CONFIG_WCE:
-            return
-        if self.writeback and not value:
-            self.pool.submit(Job(self.durability.flush, None))  # nobody flushes later what was written before
-        self.writeback = value
-        self.counters["cache_mode_changes"] += 1
-
-    @property
-    def cache_mode(self) -> str:
-        """The cache mode in force; without a driver, the one that it will find."""
-        durable = self.durable if self.records and self.negotiated else self.config.cache == "writethrough"
-        return "writethrough" if durable else "writeback"
-
     @property
     def waiting(self) -> int:
         """Requests that wait for the limits, or for space on the host."""
         return len(self._stuck) + (len(self._waiting.requests) if self._waiting else 0)
-
-    @property
-    def durable(self) -> bool:
-        """Whether a write is acknowledged only when it is on the medium (virtio 1.2 §5.2.6.2)."""
-        return not (self.negotiated & BlkFeature.FLUSH and self.writeback)
 
     # requests
 
@@ -191,138 +141,25 @@ class BlockDevice(BlockConfigSpace):
             self._waiting.requests.append(request)
             self._let_go()
         else:
-            self._start(request)
-
-    def _start(self, request: Request) -> None:
-        """Do it, or hand it to the pool. It may be done again after the host had no space."""
-        kind = request.kind
-        if kind in _CHANGING and self.image.mortal:
-            self.blk.mortal = self.image.mortal
-        if kind == Type.IN:
-            self._read(request)
-        elif kind == Type.OUT:
-            self._write(request)
-        elif kind == Type.FLUSH:
-            self.pool.submit(Job(self.durability.flush, request))
-        elif kind == Type.GET_ID:
-            self._get_id(request)
-        elif kind == Type.DISCARD and self.features & BlkFeature.DISCARD:
-            self._discard(request)
-        elif kind == Type.WRITE_ZEROES and self.features & BlkFeature.WRITE_ZEROES:
-            self._write_zeroes(request)
-        else:
-            self._answer(request, S_UNSUPP)
-
-    def _place(self, sector: int, length: int) -> int | None:
-        """Return the place in the image, or ``None`` when the range is not on the disk or no whole blocks."""
-        block = self.config.block_size
-        if length % block or sector * SECTOR % block or sector + length // SECTOR > self.image.sectors:
-            self.guest_error("bad_ranges", f"sector {sector}, {length} bytes")
-            return None
-        return sector * SECTOR
-
-    def _views(self, parts: list[tuple[int, int]]) -> Views:
-        ram = self.machine.memory.ram.u8
-        return [ram[at : at + length] for at, length in parts if length]
-
-    def _read(self, request: Request) -> None:
-        length = request.size
-        place = self._place(request.sector, length)
-        if place is None:
-            self._answer(request, S_IOERR)
-            return
-        views = self._views(request.chain.writable)
-        request.written = length + 1
-        if length <= _NOWAIT_MAX and self.image.read_nowait(views, place, length):
-            self.counters["reads_at_once"] += 1
-            self._answer(request, S_OK)
-        else:
-            self.pool.submit(Job(lambda image: image.read(views, place), request))
-
-    def _write(self, request: Request) -> None:
-        place = self._place(request.sector, request.size)
-        if place is None or self.config.readonly:
-            self._answer(request, S_IOERR)
-            return
-        views, durable = self._views(request.chain.readable), self.durable
-        self.pool.submit(Job(lambda image: image.write(views, place, durable=durable), request))
-
-    def _get_id(self, request: Request) -> None:
-        """Return the serial number, padded with zeros to 20 bytes (virtio 1.2 §5.2.6)."""
-        serial = self.config.serial.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
-        if request.chain.writable_size < ID_BYTES:
-            self._answer(request, S_IOERR)
-            return
-        for view in self._views(request.chain.writable):
-            part, serial = serial[: len(view)], serial[len(view) :]
-            view[: len(part)] = part
-        request.written = ID_BYTES + 1
-        self._answer(request, S_OK)
-
-    def _segments(self, request: Request, most: int, flags: int) -> list[Segment] | None:
-        """Return the ranges of a request, all of them checked; otherwise it is answered (virtio 1.2 §5.2.6.2)."""
-        size = request.chain.readable_size
-        data = b"".join(bytes(view) for view in self._views(request.chain.readable)) if size <= 16 * most else b""
-        found = segments(data, most)
-        if found is None or any(segment.flags & ~flags for segment in found):
-            self._answer(request, S_UNSUPP)
-            return None
-        if any(s.sectors > RANGE_MAX or self._place(s.sector, s.sectors * SECTOR) is None for s in found):
-            self._answer(request, S_IOERR)
-            return None
-        return found
-
-    def _discard(self, request: Request) -> None:
-        found = self._segments(request, DISCARDS_MAX, flags=0)
-
-        def work(image: Backing) -> None:
-            for segment in found or ():
-                if segment.sectors:
-                    image.discard(segment.sector * SECTOR, segment.sectors * SECTOR)
-
-        if found is not None:
-            self.pool.submit(Job(work, request))
-
-    def _write_zeroes(self, request: Request) -> None:
-        found = self._segments(request, 1, flags=FLAG_UNMAP)
-        durable = self.durable
-
-        def work(image: Backing) -> None:
-            for sector, count, flags in found or ():
-                if count:
-                    unmap = bool(flags & FLAG_UNMAP) and self.unmaps
-                    image.write_zeroes(sector * SECTOR, count * SECTOR, unmap=unmap)
-            if durable:
-                self.durability.flush(image)
-
-        if found is not None:
-            self.pool.submit(Job(work, request))
-
-    def _answer(self, request: Request, status: int) -> None:
-        """Store the status byte and hand the chain back."""
-        if self.queues.get(request.queue.index) is not request.queue:
-            return  # the queue was reset: its buffers are the guest's again
-        self.machine.memory.ram.u8[request.status_at] = status
-        if status != S_OK:
-            self.counters["failed_requests"] += 1
-        self.finish(request.queue, request.chain.head, request.written if status == S_OK else 1)
+            self.start(request)
 
     # limits
 
     def _let_go(self) -> None:
         """Start what the limits allow; a stopped device starts nothing."""
         if self._waiting and not self.quiesced:
+            queues = set()
             for request in self._waiting.ready():
-                self._start(request)
+                self.start(request)
+                queues.add(request.queue)
+            for queue in queues:  # the one in hand is not the only one that may have waited
+                self._publish_current(queue)
 
     def _rang(self) -> None:
         if self._waiting:
             self._waiting.alarm.acknowledge()
-            queues = {request.queue for request in self._waiting.requests}
-            self._let_go()
             self.counters["waits_for_limits"] += 1
-            for queue in queues:
-                self._publish_current(queue)
+            self._let_go()
 
     # results
 
@@ -341,7 +178,7 @@ class BlockDevice(BlockConfigSpace):
                 continue
             if job.error is not None and job.error.errno in NO_SPACE and self._wait_for_space(request):
                 continue
-            self._answer(request, status)
+            self.answer(request, status)
             touched.add(request.queue)
         for queue in touched:
             self._publish_current(queue)
@@ -365,11 +202,9 @@ class BlockDevice(BlockConfigSpace):
 
         After a flush that failed for want of space the data is gone, and no trying again brings it back.
         """
-        if (
-            self.durability.failure
-            or self.config.on_error != "pause"
-            or not self.ask_pause(f"{self.image.path}: {self.last_error}")
-        ):
+        if self.durability.failure or self.config.on_error != "pause":
+            return False
+        if not self.ask_pause(f"{self.image.path}: {self.last_error}"):
             return False
         self.counters["waited_for_space"] += 1
         self._stuck.append(request)
@@ -379,13 +214,15 @@ class BlockDevice(BlockConfigSpace):
         """The machine goes on: try what had no space once more."""
         stuck, self._stuck = self._stuck, []
         for request in stuck:
-            self._start(request)
+            self.start(request)
+        for queue in {request.queue for request in stuck}:
+            self._publish_current(queue)
 
     def give_up(self) -> None:
         """The machine could not be paused: report what had no space."""
         stuck, self._stuck = self._stuck, []
         for request in stuck:
-            self._answer(request, S_IOERR)
+            self.answer(request, S_IOERR)
         for queue in {request.queue for request in stuck}:
             self._publish_current(queue)
 

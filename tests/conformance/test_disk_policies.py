@@ -184,6 +184,19 @@ def test_bytes_a_second(cpu: FakeCpu, start: Start, image: Path) -> None:
     assert 0.2 < time.monotonic() - began < 5
 
 
+def test_queues_share_the_limits_and_each_gets_its_answers(cpu: FakeCpu, start: Start, image: Path) -> None:
+    start("--image", str(image), "--iops", "40", "--queues", "2")
+    cpu.attach()
+    driver = DRIVERS["pci"](cpu, queues=2, size=64)
+    driver.probe()
+    for number in range(30):
+        for index in (0, 1):
+            driver.submit(IN, number, 512, index=index)
+            driver.kick(index, always=True)
+
+    assert (len(driver.wait(30)), len(driver.wait(30, index=1))) == (30, 30)
+
+
 def test_a_killed_device_does_what_waited_for_its_limits(cpu: FakeCpu, start: Start, image: Path) -> None:
     arguments = ("--image", str(image), "--iops", "5")
     process = start(*arguments)
