@@ -110,6 +110,8 @@ class Device:
         """Start from power-on at the next ``attach``, whatever the page holds."""
         self.pending: set[int] = set()
         """Doorbells that have rung and not been served."""
+        self.ask_pause: Callable[[str], bool] = lambda _reason: False
+        """Ask for a pause of the machine and return whether somebody can; then ``retry`` or ``give_up`` is called."""
         self._bad = RateLimit()
 
     # what the declaration says
@@ -252,6 +254,12 @@ class Device:
     def doorbell(self, index: int) -> bool:
         """Serve doorbell ``index``; return whether there is more to do without another ring."""
         return False
+
+    def retry(self) -> None:
+        """The machine goes on after a pause that the device has asked for."""
+
+    def give_up(self) -> None:
+        """The machine could not be paused."""
 
     def configuration(self) -> dict[str, str]:
         """Return the configuration, for people."""

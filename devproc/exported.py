@@ -25,6 +25,9 @@ from protocol.objects import Tree
 
 logger = logging.getLogger(__name__)
 
+PAUSE_POLL_S = 0.2
+
+MACHINE1, PAUSED = "org.busvm.Machine1", "paused"
 DEVICE1, REGISTERS1, QUEUES1 = "org.busvm.Device1", "org.busvm.Registers1", "org.busvm.Queues1"
 
 
@@ -126,13 +129,25 @@ class Queues1:
 class BusThread:
     """Connects, shows the objects, takes the name; ``finished`` ends with the connection, or with what went wrong."""
 
-    def __init__(self, loop: DeviceLoop, *, address: str, device_id: str, kind: str, description: str) -> None:
+    def __init__(
+        self,
+        loop: DeviceLoop,
+        *,
+        address: str,
+        device_id: str,
+        kind: str,
+        description: str,
+        objects: dict[str, object] | None = None,
+    ) -> None:
         self.finished: Future[None] = Future()
         self._loop = loop
         self._address = address
         self._id = device_id
         self._kind = kind
         self._description = description
+        self._objects = objects or {}
+        self._pause: asyncio.Task[None] | None = None
+        self._pausing = False
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
@@ -161,7 +176,10 @@ class BusThread:
         tree.add(path, REGISTERS1, Registers1(self._loop))
         if isinstance(self._loop.device, VirtioDevice):
             tree.add(path, QUEUES1, Queues1(self._loop.device))
+        for interface, implementation in self._objects.items():
+            tree.add(path, interface, implementation)
         asyncio_loop = self._asyncio
+        self._loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
         self._loop.on_state = lambda: self._from_loop(
             asyncio_loop, lambda: tree.changed(path, DEVICE1, "State", "Epoch")
         )
@@ -169,6 +187,38 @@ class BusThread:
         await bus.request_name(names.device_name(self._id))
         await self._until_closed(bus)
         bus.close()
+
+    def _ask_pause(self, bus: Bus, reason: str) -> bool:
+        """Have the machine paused (called on the device loop); one request stands for all until it goes on."""
+        if self._asyncio is None or self._closing is None or self._closing.is_set():
+            return False
+        if not self._pausing:
+            self._pausing = True
+            logger.warning("pausing the machine: %s; `orchestrator resume` tries again", reason)
+            self._from_loop(self._asyncio, lambda: self._start_pause(bus))
+        return True
+
+    def _start_pause(self, bus: Bus) -> None:
+        self._pause = asyncio.get_running_loop().create_task(self._paused(bus))
+
+    async def _paused(self, bus: Bus) -> None:
+        device = self._loop.device
+        try:
+            await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, MACHINE1, "Pause")
+            while await self._machine_state(bus) == PAUSED:
+                await asyncio.sleep(PAUSE_POLL_S)
+        except (BusvmError, TimeoutError) as error:
+            logger.warning("the machine cannot be paused: %s", error)
+            self._pausing = False
+            self._loop.call(device.give_up)
+            return
+        self._pausing = False  # first: what gets stuck from here on asks for a pause of its own
+        self._loop.call(device.retry)
+
+    @staticmethod
+    async def _machine_state(bus: Bus) -> str:
+        get = "org.freedesktop.DBus.Properties", "Get", "ss", [MACHINE1, "State"]
+        return str((await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, *get))[0])
 
     async def _until_closed(self, bus: Bus) -> None:
         assert self._closing is not None

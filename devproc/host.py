@@ -15,11 +15,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from devproc.device import Device
 from protocol import log, names
 from protocol.errors import BusvmError, ConfigError
+
+if TYPE_CHECKING:
+    from devproc.loop import DeviceLoop
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Program:
     """Beside ``type``, as in QEMU's vhost-user back ends: ``features``."""
     poke: Callable[[Device], Commands] | None = None
     """More commands for ``--poke``."""
+    objects: Callable[[DeviceLoop], dict[str, object]] = lambda _loop: {}
+    """What it has on the bus beside Device1, Registers1 and Queues1: implementations by interface."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,7 +111,12 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
         loop = DeviceLoop(device, context)
         signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
         bus = BusThread(
-            loop, address=options.bus, device_id=options.id, kind=program.type, description=program.description
+            loop,
+            address=options.bus,
+            device_id=options.id,
+            kind=program.type,
+            description=program.description,
+            objects=program.objects(loop),
         )
         gc.freeze()  # what is loaded now stays; collections need not walk it
         bus.start()

@@ -247,7 +247,10 @@ class _Reader:
         where = (*path, key.name)
         value: Any = given[key.name]
         if key.kind is Kind.SIZE:
-            return self._size(value, key, where)
+            size = self._size(value, key, where)
+            if size < 1 == key.least:
+                raise self.error(where, f"{value} is out of range", "1 or more")
+            return size
         wanted: dict[Kind, type] = {Kind.COUNT: int, Kind.NUMBER: int, Kind.FLAG: bool, Kind.WORDS: list}
         expected = wanted.get(key.kind, str)
         fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
@@ -261,11 +264,12 @@ class _Reader:
             return self._file(value, where)
         if key.kind in (Kind.COUNT, Kind.NUMBER):
             self._range(value, key, where)
-        if key.choices and value not in key.choices:
+        choices = [str(choice) for choice in key.choices]
+        if choices and value not in key.choices:
             raise self.error(
                 where,
                 f"{value!r} is none of its values",
-                _nearest(value, key.choices) or f"values: {', '.join(key.choices)}",
+                _nearest(str(value), choices) or f"values: {', '.join(choices)}",
             )
         return value
 
@@ -363,8 +367,10 @@ class _Reader:
             raise self.error((*path, "id"), f"{values['id']!r} is no device id", hint)
         if values["id"] in schema.RESERVED_IDS | set(schema.SINGLE_TABLES):
             raise self.error((*path, "id"), f"{values['id']!r} is the name of a part of every VM", "choose another")
+        if values.get("snapshot") and values.get("readonly"):
+            raise self.error((*path, "snapshot"), "excludes readonly", "snapshot alone leaves the image untouched")
         fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args")}
-        return Device(**fixed, options=tuple(values.items()))
+        return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
 
     def _type(self, kind: str, where: tuple[str | int, ...]) -> None:
         if kind in schema.DEVICE_TYPES:

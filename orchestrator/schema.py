@@ -58,7 +58,7 @@ class Key:
     doc: str
     default: Any = None
     required: bool = False
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | tuple[int, ...] = ()
     least: int = 0
     most: int | None = None
     types: tuple[str, ...] = ()
@@ -179,6 +179,66 @@ KEYS = (
     Key("device", "readonly", Kind.FLAG, "Refuse writes.", default=False, types=_BLK, option="--readonly"),
     Key("device", "queues", Kind.COUNT, "Request queues.", default=1, least=1, most=64, types=_BLK, option="--queues"),
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
+    Key(
+        "device",
+        "cache",
+        Kind.TEXT,
+        "`writeback`: the guest's flushes make writes durable; `writethrough`: each write is; `none`: as `writeback`, "
+        "past the host's page cache (O_DIRECT).",
+        default="writeback",
+        choices=("writeback", "writethrough", "none"),
+        types=_BLK,
+        option="--cache",
+    ),
+    Key(
+        "device",
+        "discard",
+        Kind.TEXT,
+        "`unmap`: what the guest discards goes back to the host; `ignore`: discard is not offered, zeros keep space.",
+        default="unmap",
+        choices=("unmap", "ignore"),
+        types=_BLK,
+        option="--discard",
+    ),
+    Key(
+        "device",
+        "snapshot",
+        Kind.FLAG,
+        "Keep what is written in a temporary file until the process ends; the image is only read.",
+        default=False,
+        types=_BLK,
+        option="--snapshot",
+    ),
+    Key(
+        "device",
+        "block-size",
+        Kind.COUNT,
+        "Bytes of a block, of which the image is a multiple.",
+        default=512,
+        choices=(512, 1024, 2048, 4096),
+        types=_BLK,
+        option="--block-size",
+    ),
+    Key(
+        "device",
+        "on-error",
+        Kind.TEXT,
+        "When the host has no space left: `report` an error to the guest, or `pause` the VM; `resume` tries again.",
+        default="report",
+        choices=("report", "pause"),
+        types=_BLK,
+        option="--on-error",
+    ),
+    Key("device", "iops", Kind.COUNT, "Most requests a second.", least=1, types=_BLK, option="--iops"),
+    Key(
+        "device",
+        "bytes-per-second",
+        Kind.SIZE,
+        "Most bytes read and written a second.",
+        least=1,
+        types=_BLK,
+        option="--bytes-per-second",
+    ),
 )
 
 SINGLE_TABLES = ("vm", "boot", "debug")
@@ -201,14 +261,18 @@ def default_text(key: Key) -> str:
         return f'"{format_size(key.default)}"'
     if key.kind is Kind.FLAG:
         return "true" if key.default else "false"
-    return f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
+    return _written(key.default)
+
+
+def _written(value: str | int) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def markdown() -> str:
     """Return the table of keys for docs/vm-toml.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in KEYS:
-        value = ", ".join(f'`"{choice}"`' for choice in key.choices) or str(key.kind)
+        value = ", ".join(f"`{_written(choice)}`" for choice in key.choices) or str(key.kind)
         default = default_text(key)
         shown = default if default in ("", "required") else f"`{default}`"
         only = f" Only for {', '.join(f'`{name}`' for name in key.types)}." if key.types else ""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devproc.device import Device
 from devproc.host import Commands, Program, main
 from devproc.virtio import TRANSPORTS
-from devproc.virtio_blk.device import BlockDevice, Config, open_device
+from devproc.virtio_blk.config import Config, add_policies, policies
+from devproc.virtio_blk.device import BlockDevice, open_device
 from devproc.virtqueue import QUEUE_MAX
 from protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from devproc.loop import DeviceLoop
 
 _SERIAL_MAX = 20
 
@@ -23,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue-size", type=int, default=256, metavar="N", help="descriptors each (default: 256)")
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="threads for host I/O (default: 4)")
     parser.add_argument("--serial", default="", metavar="TEXT", help="serial number, up to 20 bytes")
-    parser.add_argument("--direct", action="store_true", help="bypass the host's page cache (O_DIRECT)")
+    add_policies(parser)
 
 
 def configure(options: argparse.Namespace) -> Config:
@@ -50,12 +55,18 @@ def configure(options: argparse.Namespace) -> Config:
         queue_size=size,
         threads=options.threads,
         serial=options.serial,
-        direct=options.direct,
+        **policies(options),
     )
 
 
 def _open(options: argparse.Namespace) -> BlockDevice:
     return open_device(configure(options), options.transport)
+
+
+def _objects(loop: DeviceLoop) -> dict[str, object]:
+    from devproc.virtio_blk.exported import BLOCK1, Block1
+
+    return {BLOCK1: Block1(loop, loop.device)} if isinstance(loop.device, BlockDevice) else {}
 
 
 def _poke(device: Device) -> Commands:
@@ -72,6 +83,7 @@ PROGRAM = Program(
     transports=tuple(TRANSPORTS),
     capabilities={"type": "block", "features": ["read-only", "blk-file"]},
     poke=_poke,
+    objects=_objects,
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Raw disk images: the host side of the block device, which knows nothing of virtio.
+"""Raw disk images: a file or block device with its lock, as the ``Backing`` of a block device.
 
-``Image`` is a file or block device with its lock; ``Pool`` runs its system calls on a few threads, straight to and
-from views of guest memory. The device loop submits jobs and collects results; it never waits for the disk. Reads
-that the page cache can serve at once (``RWF_NOWAIT``) need no thread: they are answered without waiting, or not at
-all.
+Transfers go straight from and to views of guest memory. Reads that the page cache can serve at once
+(``RWF_NOWAIT``) are answered without waiting, or not at all.
 """
 
 from __future__ import annotations
@@ -12,58 +10,66 @@ import errno
 import fcntl
 import mmap
 import os
-import queue
 import stat
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+from devproc.virtio_blk.backing import CANNOT, Shorter, Views
+from devproc.virtio_blk.spec import SECTOR
 from protocol.errors import ConfigError, HostError
 
-SECTOR = 512
-
-Views = Sequence[memoryview]
-
 _LOCK_PATIENCE_S = 0.5  # a killed predecessor may be a moment from being gone
-_DISCARD_FLAGS, _ZERO_FLAGS = 0x03, 0x11  # fallocate(2): PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE
+PUNCH_HOLE, ZERO_RANGE = 0x03, 0x11  # fallocate(2): each with KEEP_SIZE
+_PIECE = 1 << 20  # what is written from memory of our own goes in pieces of this size
 
 
 class Image:
     """An open raw image; methods may be called from several threads and raise ``OSError``."""
 
-    def __init__(self, path: Path, *, readonly: bool = False, direct: bool = False) -> None:
+    mortal = 0
+    written = False
+
+    def __init__(self, path: Path, *, readonly: bool = False, direct: bool = False, block: int = SECTOR) -> None:
         """Open and lock the image.
 
         Raises:
-            HostError: it is missing, not permitted, locked by another process, or on a read-only file system.
-            ConfigError: it is no file or block device, or its size is not a multiple of a sector.
+            HostError: it is missing, not permitted, locked by another process, on a read-only file system, or on one
+                without direct I/O.
+            ConfigError: it is no file or block device, or its size is not a multiple of a block.
         """
         self.path = path
         self.readonly = readonly
         self.direct = direct
+        self.block = block
+        self._plain = -1
         self.fd = _open(path, readonly=readonly, direct=direct)
         try:
             mode = os.fstat(self.fd).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            self._is_file = stat.S_ISREG(mode)
+            if not self._is_file and not stat.S_ISBLK(mode):
                 raise ConfigError(f"image {path} is neither a file nor a block device")
             _lock(self.fd, path, shared=readonly)
             self.size = os.lseek(self.fd, 0, os.SEEK_END)
-            if self.size % SECTOR and not readonly:
-                raise ConfigError(
-                    f"image {path} has {self.size} bytes, not a multiple of {SECTOR}",
-                    hint=f"truncate --size=%{SECTOR} {path}; or attach it read-only, which pads with zeros",
-                )
+            self._check_size(self.size)
+            if direct:
+                self._plain = _open(path, readonly=readonly, direct=False)
         except BaseException:
             os.close(self.fd)
             raise
         self._nowait = not direct
 
+    def _check_size(self, size: int) -> None:
+        if size % self.block and not self.readonly:
+            raise ConfigError(
+                f"image {self.path} has {size} bytes, not a multiple of {self.block}",
+                hint=f"truncate --size=%{self.block} {self.path}; or attach it read-only, which pads with zeros",
+            )
+
     @property
     def sectors(self) -> int:
-        """Capacity in sectors; the last one of a read-only image may be padded with zeros."""
-        return -(-self.size // SECTOR)
+        """Capacity in sectors; the last block of a read-only image may be padded with zeros."""
+        return -(-self.size // self.block) * (self.block // SECTOR)
 
     def read_nowait(self, views: Views, offset: int, length: int) -> bool:
         """Read if that needs no waiting; return whether it was done."""
@@ -98,7 +104,7 @@ class Image:
                 return self._bounce(call, views, offset)
             if not done:
                 if not self.readonly or offset + left > self.sectors * SECTOR:
-                    raise OSError(errno.EIO, "the image has become shorter")
+                    raise Shorter
                 for view in views:
                     view[:] = bytes(len(view))
                 return None
@@ -109,20 +115,40 @@ class Image:
         return None
 
     def _bounce(self, call: Callable[[int, Views, int], int], views: Views, offset: int) -> None:
-        """Do a direct transfer through an aligned buffer: the guest's buffers need not suit the host's disk."""
-        length = sum(len(view) for view in views)
-        with mmap.mmap(-1, length) as buffer, memoryview(buffer) as aligned:
-            start = 0
-            for view in views:
-                aligned[start : start + len(view)] = view
-                start += len(view)
-            if call(self.fd, [aligned], offset) != length:
-                raise OSError(errno.EIO, "short direct transfer")
-            start = 0
-            for view in views:
-                if not view.readonly:
-                    view[:] = aligned[start : start + len(view)]
-                start += len(view)
+        """Do a direct transfer through an aligned buffer: the guest's buffers need not suit the host's disk.
+
+        Where place or length suit it neither, the page cache does the rest; the kernel keeps both in step.
+        """
+        left = sum(len(view) for view in views)
+        with mmap.mmap(-1, min(left, _PIECE)) as buffer, memoryview(buffer) as aligned:
+            while left:
+                with aligned[: min(left, _PIECE)] as piece:
+                    part = _head(views, len(piece))
+                    start = 0
+                    for view in part:
+                        piece[start : start + len(view)] = view
+                        start += len(view)
+                    self._piece(call, piece, offset)
+                    start = 0
+                    for view in part:
+                        if not view.readonly:
+                            view[:] = piece[start : start + len(view)]
+                        start += len(view)
+                    left -= len(piece)
+                    offset += len(piece)
+                    views = _after(views, len(piece))
+
+    def _piece(self, call: Callable[[int, Views, int], int], piece: memoryview, offset: int) -> None:
+        try:
+            done = call(self.fd, [piece], offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            done = call(self._plain, [piece], offset)
+        if done < len(piece):
+            if not self.readonly or offset + len(piece) > self.sectors * SECTOR:
+                raise Shorter
+            piece[done:] = bytes(len(piece) - done)
 
     def flush(self) -> None:
         """Return when everything written is on the medium."""
@@ -131,29 +157,57 @@ class Image:
     def discard(self, offset: int, length: int) -> None:
         """Give the range's space back to the host where it can; what it reads as then is undefined."""
         try:
-            _fallocate(self.fd, _DISCARD_FLAGS, offset, length)
+            fallocate(self.fd, PUNCH_HOLE, offset, length)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
+            if error.errno not in CANNOT:
                 raise
 
-    def write_zeroes(self, offset: int, length: int, *, durable: bool = False) -> None:
-        """Make the range read as zeros."""
-        try:
-            _fallocate(self.fd, _ZERO_FLAGS, offset, length)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
-                raise
-            zeros = memoryview(bytes(min(length, 1 << 20)))
-            for start in range(0, length, len(zeros)):
-                self.write([zeros[: min(len(zeros), length - start)]], offset + start)
-        if durable:
-            self.flush()
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool = False) -> None:
+        """Make the range read as zeros, by what the file system can do, at last by writing them."""
+        for mode in (PUNCH_HOLE, ZERO_RANGE) if unmap else (ZERO_RANGE,):
+            try:
+                fallocate(self.fd, mode, offset, length)
+                break
+            except OSError as error:
+                if error.errno not in CANNOT:
+                    raise
+        else:
+            with mmap.mmap(-1, min(length, _PIECE)) as buffer, memoryview(buffer) as zeros:
+                for start in range(0, length, _PIECE):
+                    with zeros[: min(_PIECE, length - start)] as piece:
+                        self.write([piece], offset + start)
+
+    def resize(self, size: int) -> None:
+        """Make the image longer; with 0, look how long it is now.
+
+        Raises:
+            ConfigError: it would get shorter, is read-only, or is no file.
+            HostError: the host refuses.
+        """
+        now = os.lseek(self.fd, 0, os.SEEK_END)
+        wanted = size or now
+        self._check_size(wanted)
+        if wanted != now:
+            if self.readonly or not self._is_file:
+                what = "is read-only" if self.readonly else "is a block device"
+                raise ConfigError(f"image {self.path} {what}", hint="change it where it is, then Resize(0)")
+            if wanted < now:
+                raise ConfigError(
+                    f"image {self.path} has {now} bytes, {wanted} would cut it off",
+                    hint="truncate it yourself, then Resize(0)",
+                )
+            try:
+                os.ftruncate(self.fd, wanted)
+            except OSError as error:
+                raise HostError(f"image {self.path}: {error.strerror}") from error
+        self.size = wanted
 
     def close(self) -> None:
         """Close the image, which unlocks it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self._plain):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._plain = -1
 
 
 def _open(path: Path, *, readonly: bool, direct: bool) -> int:
@@ -165,7 +219,7 @@ def _open(path: Path, *, readonly: bool, direct: bool) -> int:
             errno.ENOENT: f"truncate --size=1G {path} makes an empty one",
             errno.EACCES: "attach it read-only, or change its permissions",
             errno.EROFS: "attach it read-only",
-            errno.EINVAL: "its file system has no direct I/O" if direct else None,
+            errno.EINVAL: 'its file system has no direct I/O; cache = "writeback" needs none' if direct else None,
         }
         raise HostError(f"image {path}: {error.strerror}", hint=hints.get(error.errno or 0)) from error
 
@@ -211,81 +265,21 @@ def _after(views: Views, done: int) -> Views:
     return rest
 
 
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+def _head(views: Views, length: int) -> Views:
+    """Return the first ``length`` bytes of ``views``."""
+    found = []
+    for view in views:
+        if length > 0:
+            found.append(view[:length])
+        length -= len(view)
+    return found
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Call fallocate(2), which Python has without its modes."""
     import ctypes  # 1.5 MB, for guests that discard
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-class Job:
-    """One transfer: what to do with the image, and what to tell afterwards."""
-
-    __slots__ = ("error", "token", "work")
-
-    def __init__(self, work: Callable[[Image], None], token: object) -> None:
-        self.work: Callable[[Image], None] | None = work
-        self.token = token
-        self.error: OSError | None = None
-
-    def run(self, image: Image) -> None:
-        """Do it, once; what the host refuses is kept for the one who asked."""
-        work, self.work = self.work, None  # it holds views of guest memory, which must be gone before a detach
-        try:
-            if work is not None:
-                work(image)
-        except OSError as error:
-            self.error = error.with_traceback(None)
-
-
-class Pool:
-    """A few threads that run jobs on an image. ``event`` becomes readable when results are waiting."""
-
-    def __init__(self, image: Image, threads: int) -> None:
-        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.busy = 0
-        self._image = image
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._done: deque[Job] = deque()
-        self._signalled = False
-        self._threads = [threading.Thread(target=self._work, name=f"io{n}", daemon=True) for n in range(threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, job: Job) -> None:
-        """Hand a job to the threads."""
-        self.busy += 1
-        self._jobs.put(job)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run(self._image)
-            self._done.append(job)
-            if not self._signalled:  # appended before tested; `finished` clears before it empties
-                self._signalled = True
-                os.eventfd_write(self.event, 1)
-
-    def finished(self) -> list[Job]:
-        """Return the jobs done since the last call."""
-        try:
-            os.eventfd_read(self.event)
-        except BlockingIOError:
-            pass
-        self._signalled = False
-        jobs = []
-        while self._done:
-            jobs.append(self._done.popleft())
-        self.busy -= len(jobs)
-        return jobs
-
-    def close(self) -> None:
-        """Finish what was submitted and end the threads."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-        if self.event >= 0:
-            os.close(self.event)
-            self.event = -1

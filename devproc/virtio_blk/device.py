@@ -1,307 +1,230 @@
-"""The virtio block device (virtio 1.2 §5.2) over a raw image.
+"""The virtio block device (virtio 1.2 §5.2): its life, its limits, and what becomes of what the host refuses.
 
-Serving a request twice is harmless, which replay after a crash needs: reads and writes go to fixed places, and a
-flush is a flush. What the host refuses becomes ``VIRTIO_BLK_S_IOERR`` and a counter.
+A request is started (``transfers``) at once or when the limits allow (``throttle``); its result comes back through
+``_collect``. What the host refuses becomes a status and a counter, or pauses the machine.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
-from pathlib import Path
 
-from devproc.registers import Register
-from devproc.virtio import VirtioDevice
-from devproc.virtio_blk.backend import SECTOR, Image, Job, Pool, Views
+from devproc.virtio_blk.backend import Image
+from devproc.virtio_blk.backing import CANNOT, NO_SPACE, Backing, Shorter
+from devproc.virtio_blk.config import Config
+from devproc.virtio_blk.overlay import Overlay
+from devproc.virtio_blk.requests import Request, take
+from devproc.virtio_blk.spec import S_IOERR, S_OK, S_UNSUPP
+from devproc.virtio_blk.throttle import Throttle, Waiting
+from devproc.virtio_blk.transfers import BlkState, BlockTransfers
 from devproc.virtqueue import Chain, Virtqueue
+from protocol.errors import HostError
+from protocol.layout import DevicePage
 from protocol.log import RateLimit
 
 logger = logging.getLogger(__name__)
 
 
-class BlkFeature(IntEnum):
-    """Feature bits (virtio 1.2 §5.2.3)."""
-
-    SEG_MAX = 1 << 2
-    RO = 1 << 5
-    BLK_SIZE = 1 << 6
-    FLUSH = 1 << 9
-    TOPOLOGY = 1 << 10
-    CONFIG_WCE = 1 << 11
-    MQ = 1 << 12
-    DISCARD = 1 << 13
-    WRITE_ZEROES = 1 << 14
-
-
-class Type(IntEnum):
-    """Request types (virtio 1.2 §5.2.6)."""
-
-    IN = 0
-    OUT = 1
-    FLUSH = 4
-    GET_ID = 8
-    DISCARD = 11
-    WRITE_ZEROES = 13
-
-
-S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
-_HEADER = 16
-_ID_BYTES = 20
-_RANGE_MAX = 1 << 22  # sectors of one discard or write-zeroes range: 2 GiB
-_NOWAIT_MAX = 64 << 10  # larger copies are worth a thread
-
-
-@dataclass(frozen=True)
-class Config:
-    """The command line of a block device."""
-
-    image: Path
-    readonly: bool = False
-    queues: int = 1
-    queue_size: int = 256
-    threads: int = 4
-    serial: str = ""
-    direct: bool = False
-
-
-class _Request:
-    """A request under way: where its answer goes."""
-
-    __slots__ = ("head", "queue", "status_at", "written")
-
-    def __init__(self, queue: Virtqueue, head: int, status_at: int, written: int) -> None:
-        self.queue = queue
-        self.head = head
-        self.status_at = status_at
-        self.written = written
-
-
-class BlockDevice(VirtioDevice):
+class BlockDevice(BlockTransfers):
     """A disk."""
 
-    device_type = 2
-    class_code = 0x01_0000
-    config_size = 60
+    state_version = 2
 
-    _config = VirtioDevice.device_config
-    capacity = Register(_config, 0x00, width=8, access="r", doc="Capacity in sectors of 512 bytes.")
-    seg_max = Register(_config, 0x0C, access="r", doc="Data buffers in one request.")
-    blk_size = Register(_config, 0x14, access="r", doc="Block size.")
-    physical_block_exp = Register(_config, 0x18, width=1, access="r", doc="log2(physical block / block).")
-    alignment_offset = Register(_config, 0x19, width=1, access="r", doc="Offset of the first aligned block.")
-    min_io_size = Register(_config, 0x1A, width=2, access="r", doc="Smallest good transfer in blocks.")
-    opt_io_size = Register(_config, 0x1C, access="r", doc="Best transfer in blocks.")
-    writeback = Register(_config, 0x20, width=1, mask=1, store=False, doc="1: writes need a flush to be durable.")
-    blk_num_queues = Register(_config, 0x22, width=2, access="r", doc="Request queues.")
-    max_discard_sectors = Register(_config, 0x24, access="r", doc="Largest discard range.")
-    max_discard_seg = Register(_config, 0x28, access="r", doc="Ranges in one discard.")
-    discard_sector_alignment = Register(_config, 0x2C, access="r", doc="Alignment of a discard.")
-    max_write_zeroes_sectors = Register(_config, 0x30, access="r", doc="Largest write-zeroes range.")
-    max_write_zeroes_seg = Register(_config, 0x34, access="r", doc="Ranges in one write-zeroes.")
-    write_zeroes_may_unmap = Register(_config, 0x38, width=1, access="r", doc="Write-zeroes may unmap.")
-
-    def __init__(self, config: Config, image: Image) -> None:
-        super().__init__(queue_count=config.queues, queue_size=config.queue_size)
-        self.config = config
-        self.image = image
-        self.pool = Pool(image, config.threads)
+    def __init__(self, config: Config, image: Backing, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(config, image)
+        self.last_error = ""
         self._poll = select.poll()
         self._poll.register(self.pool.event, select.POLLIN)
         self._errors = RateLimit()
-        self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY | BlkFeature.FLUSH
-        if config.queues > 1:
-            self.features |= BlkFeature.MQ
-        if config.readonly:
-            self.features |= BlkFeature.RO
-        else:
-            self.features |= BlkFeature.CONFIG_WCE | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+        self._waiting: Waiting[Request] | None = None
+        if config.iops or config.bytes_per_second:
+            self._waiting = Waiting(Throttle(config.iops, config.bytes_per_second, clock()), clock)
+        self._stuck: list[Request] = []  # until the machine goes on
 
     def configuration(self) -> dict[str, str]:
         """Return the configuration, for people."""
         return {name: str(value) for name, value in vars(self.config).items()}
 
+    # life cycle
+
+    def state_size(self) -> int:
+        """Return the bytes of private state: the transport's, and ``BlkState``."""
+        return super().state_size() + 64
+
+    def declare(self, places: dict[int, tuple[int, int]]) -> None:
+        """Add the disk's state."""
+        super().declare(places)
+        self.blk = BlkState(self.machine.page.shared, DevicePage.STATE + super().state_size())
+
     def power_on(self) -> None:
         """Add the disk's config space."""
         super().power_on()
-        self._describe()
-        self.writeback = 1
+        self.blk.mortal = self.image.mortal if self.image.written else 0
+        self.describe()
 
     def recover(self) -> None:
         """Go on; the image may have another size than before."""
+        if self.blk.mortal not in (0, self.image.mortal):
+            self.release()
+            raise HostError(
+                "what the guest has written ended with the process that kept it (snapshot = true)",
+                hint="start the VM anew",
+            )
+        self.durability.failure = self.blk.lost
         before = self.capacity
-        self._describe()
+        self.describe()
         super().recover()
         if self.capacity != before:
             self.config_changed()
 
-    def _describe(self) -> None:
-        self.capacity = self.image.sectors
-        self.seg_max = self.queue_max - 2
-        self.blk_size = SECTOR
-        self.physical_block_exp = 3
-        self.opt_io_size = 0
-        self.min_io_size = 1
-        self.blk_num_queues = self.queue_count
-        writable = not self.config.readonly
-        self.max_discard_sectors = self.max_write_zeroes_sectors = _RANGE_MAX if writable else 0
-        self.max_discard_seg = self.max_write_zeroes_seg = int(writable)
-        self.discard_sector_alignment = 4096 // SECTOR
-        self.write_zeroes_may_unmap = int(writable)
+    def reset_all(self) -> None:
+        """Reset; the cache mode is the configured one again, and a new driver counts on nothing written before."""
+        self._drop(None)
+        self.durability.failure = self.blk.lost = 0
+        self.writeback = int(self.config.cache != "writethrough")
+        super().reset_all()
 
-    @writeback.on_write
-    def _set_writeback(self, value: int) -> None:
-        if self.negotiated & BlkFeature.CONFIG_WCE:
-            self.writeback = value
-            self.counters["cache_mode_changes"] += 1
+    def stop_queue(self) -> None:
+        """Stop a queue; requests that wait are not done any more."""
+        self._drop(self.queue_select)
+        super().stop_queue()
+        self._drop(self.queue_select)
+
+    def resume(self) -> None:
+        """Go on with what the limits held back, too."""
+        super().resume()
+        self._let_go()
+
+    def release(self) -> None:
+        """Forget what waits: it is in the in-flight table, for whoever goes on."""
+        self._drop(None)
+        del self.blk
+        super().release()
+
+    def _drop(self, index: int | None) -> None:
+        """Forget requests that wait: of one queue, or all."""
+        self._stuck = [r for r in self._stuck if index is not None and r.queue.index != index]
+        if self._waiting:
+            waiting = self._waiting.requests
+            self._waiting.requests = deque(r for r in waiting if index is not None and r.queue.index != index)
+
+    def resize(self, size: int) -> None:
+        """Make the disk longer, or with 0 as long as its image is now, and tell the guest.
+
+        Raises:
+            ConfigError: see ``Backing.resize``.
+            HostError: likewise.
+        """
+        self.image.resize(size)
+        if self.records and self.capacity != self.image.sectors:
+            self.capacity = self.image.sectors
+            self.config_changed()
 
     @property
-    def durable(self) -> bool:
-        """Whether a write is acknowledged only when it is on the medium (virtio 1.2 §5.2.6.2)."""
-        return not (self.negotiated & BlkFeature.FLUSH and self.writeback)
+    def waiting(self) -> int:
+        """Requests that wait for the limits, or for space on the host."""
+        return len(self._stuck) + (len(self._waiting.requests) if self._waiting else 0)
 
     # requests
 
     def request(self, queue: Virtqueue, chain: Chain) -> None:
-        """Start one request; header and status byte may be anywhere in the chain (virtio 1.2 §2.7.4)."""
-        header = self._header(chain)
-        if header is None or not chain.writable:
-            queue.fail("block request without header or status byte")
+        """Take one request; header and status byte may be anywhere in the chain (virtio 1.2 §2.7.4)."""
+        request = take(self.machine.memory, queue, chain)
+        if request is None:
             return
-        kind, sector = header
-        at, length = chain.writable[-1]
-        if length == 0:
-            queue.fail("block request with an empty status descriptor")
-            return
-        request = _Request(queue, chain.head, at + length - 1, 1)
-        if length == 1:
-            chain.writable.pop()
-        else:
-            chain.writable[-1] = (at, length - 1)
         self.counters["requests"] += 1
-        if kind == Type.IN:
-            self._read(request, chain, sector)
-        elif kind == Type.OUT:
-            self._write(request, chain, sector)
-        elif kind == Type.FLUSH:
-            self.pool.submit(Job(Image.flush, request))
-        elif kind == Type.GET_ID:
-            self._get_id(request, chain)
-        elif kind in (Type.DISCARD, Type.WRITE_ZEROES) and not self.config.readonly:
-            self._range(request, chain, kind)
+        if self._waiting:
+            self._waiting.requests.append(request)
+            self._let_go()
         else:
-            self._answer(request, S_UNSUPP)
+            self.start(request)
 
-    def _header(self, chain: Chain) -> tuple[int, int] | None:
-        """Take the 16 bytes of the header off the readable part: type and sector."""
-        data = b""
-        ram = self.machine.memory.ram
-        while len(data) < _HEADER and chain.readable:
-            at, length = chain.readable[0]
-            part = min(length, _HEADER - len(data))
-            data += ram.bytes(at, part)
-            if part == length:
-                chain.readable.pop(0)
-            else:
-                chain.readable[0] = (at + part, length - part)
-        if len(data) < _HEADER:
-            return None
-        return int.from_bytes(data[:4], "little"), int.from_bytes(data[8:], "little")
+    # limits
 
-    def _place(self, sector: int, length: int) -> int | None:
-        """Return the place in the image, or ``None`` when the range is not on the disk or no whole sectors."""
-        if length % SECTOR or sector + length // SECTOR > self.image.sectors:
-            self.guest_error("bad_ranges", f"sector {sector}, {length} bytes")
-            return None
-        return sector * SECTOR
+    def _let_go(self) -> None:
+        """Start what the limits allow; a stopped device starts nothing."""
+        if self._waiting and not self.quiesced:
+            queues = set()
+            for request in self._waiting.ready():
+                self.start(request)
+                queues.add(request.queue)
+            for queue in queues:  # the one in hand is not the only one that may have waited
+                self._publish_current(queue)
 
-    def _views(self, parts: list[tuple[int, int]]) -> Views:
-        ram = self.machine.memory.ram.u8
-        return [ram[at : at + length] for at, length in parts if length]
-
-    def _read(self, request: _Request, chain: Chain, sector: int) -> None:
-        length = chain.writable_size
-        place = self._place(sector, length)
-        if place is None:
-            self._answer(request, S_IOERR)
-            return
-        views = self._views(chain.writable)
-        request.written = length + 1
-        if length <= _NOWAIT_MAX and self.image.read_nowait(views, place, length):
-            self.counters["reads_at_once"] += 1
-            self._answer(request, S_OK)
-        else:
-            self.pool.submit(Job(partial(Image.read, views=views, offset=place), request))
-
-    def _write(self, request: _Request, chain: Chain, sector: int) -> None:
-        place = self._place(sector, chain.readable_size)
-        if place is None or self.config.readonly:
-            self._answer(request, S_IOERR)
-            return
-        views = self._views(chain.readable)
-        self.pool.submit(Job(partial(Image.write, views=views, offset=place, durable=self.durable), request))
-
-    def _get_id(self, request: _Request, chain: Chain) -> None:
-        """Return the serial number, padded with zeros to 20 bytes (virtio 1.2 §5.2.6)."""
-        serial = self.config.serial.encode()[:_ID_BYTES].ljust(_ID_BYTES, b"\0")
-        if chain.writable_size < _ID_BYTES:
-            self._answer(request, S_IOERR)
-            return
-        for view in self._views(chain.writable):
-            part, serial = serial[: len(view)], serial[len(view) :]
-            view[: len(part)] = part
-        request.written = _ID_BYTES + 1
-        self._answer(request, S_OK)
-
-    def _range(self, request: _Request, chain: Chain, kind: int) -> None:
-        """Start a discard or write-zeroes of one range: sector, count, flags (virtio 1.2 §5.2.6)."""
-        data = b"".join(bytes(view) for view in self._views(chain.readable)) if chain.readable_size == 16 else b""
-        sector = int.from_bytes(data[:8], "little")
-        count = int.from_bytes(data[8:12], "little")
-        flags = int.from_bytes(data[12:16], "little")
-        if not data or flags & ~1 or (kind == Type.DISCARD and flags):
-            self._answer(request, S_UNSUPP)
-            return
-        place = self._place(sector, count * SECTOR)
-        if place is None or count > _RANGE_MAX:
-            self._answer(request, S_IOERR)
-        elif kind == Type.DISCARD:
-            self.pool.submit(Job(partial(Image.discard, offset=place, length=count * SECTOR), request))
-        else:
-            zero = partial(Image.write_zeroes, offset=place, length=count * SECTOR, durable=self.durable)
-            self.pool.submit(Job(zero, request))
-
-    def _answer(self, request: _Request, status: int) -> None:
-        """Store the status byte and hand the chain back."""
-        self.machine.memory.ram.u8[request.status_at] = status
-        if status != S_OK:
-            self.counters["failed_requests"] += 1
-        self.finish(request.queue, request.head, request.written if status == S_OK else 1)
+    def _rang(self) -> None:
+        if self._waiting:
+            self._waiting.alarm.acknowledge()
+            self.counters["waits_for_limits"] += 1
+            self._let_go()
 
     # results
 
     def sources(self) -> dict[int, Callable[[], None]]:
-        """Watch the pool's results."""
-        return {self.pool.event: self._collect}
+        """Watch the pool's results, and the alarm."""
+        found = {self.pool.event: self._collect}
+        return found | ({self._waiting.alarm.fd: self._rang} if self._waiting else {})
 
     def _collect(self) -> None:
         touched = set()
         for job in self.pool.finished():
-            request = job.token
-            if not isinstance(request, _Request):
+            request = job.token if isinstance(job.token, Request) else None
+            status = S_OK if job.error is None else self._refused(job.error)
+            self.blk.lost = self.durability.failure
+            if request is None:
                 continue
-            if job.error is not None:
-                self.counters[f"host_error_{job.error.errno}"] += 1
-                if self._errors.allow():
-                    logger.warning("image %s: %s", self.image.path, job.error)
-            self._answer(request, S_OK if job.error is None else S_IOERR)
-            touched.add(request.queue.index)
-        for index in touched:
-            if (queue := self.queues.get(index)) is not None:
-                self.publish(queue)
+            if job.error is not None and job.error.errno in NO_SPACE and self._wait_for_space(request):
+                continue
+            self.answer(request, status)
+            touched.add(request.queue)
+        for queue in touched:
+            self._publish_current(queue)
+
+    def _publish_current(self, queue: Virtqueue) -> None:
+        if self.queues.get(queue.index) is queue:
+            self.publish(queue)
+
+    def _refused(self, error: OSError) -> int:
+        """Count and log what the host refused; return the status that says so."""
+        number = error.errno or 0
+        name = errno.errorcode.get(number, str(number))
+        self.counters["image_shorter" if isinstance(error, Shorter) else f"host_error_{name}"] += 1
+        self.last_error = f"{name}: {error.strerror}"
+        if self._errors.allow():
+            logger.warning("image %s: %s", self.image.path, error)
+        return S_UNSUPP if number in CANNOT else S_IOERR
+
+    def _wait_for_space(self, request: Request) -> bool:
+        """Pause the machine if that is the policy and somebody can; ``retry`` comes when it goes on.
+
+        After a flush that failed for want of space the data is gone, and no trying again brings it back.
+        """
+        if self.durability.failure or self.config.on_error != "pause":
+            return False
+        if not self.ask_pause(f"{self.image.path}: {self.last_error}"):
+            return False
+        self.counters["waited_for_space"] += 1
+        self._stuck.append(request)
+        return True
+
+    def retry(self) -> None:
+        """The machine goes on: try what had no space once more."""
+        stuck, self._stuck = self._stuck, []
+        for request in stuck:
+            self.start(request)
+        for queue in {request.queue for request in stuck}:
+            self._publish_current(queue)
+
+    def give_up(self) -> None:
+        """The machine could not be paused: report what had no space."""
+        stuck, self._stuck = self._stuck, []
+        for request in stuck:
+            self.answer(request, S_IOERR)
+        for queue in {request.queue for request in stuck}:
+            self._publish_current(queue)
 
     def drain(self) -> None:
         """Wait for the image and return everything to the guest."""
@@ -312,6 +235,8 @@ class BlockDevice(VirtioDevice):
     def close(self) -> None:
         """End the threads and close the image."""
         self.pool.close()
+        if self._waiting:
+            self._waiting.alarm.close()
         self.image.close()
 
 
@@ -319,6 +244,13 @@ def open_device(config: Config, transport: str = "pci") -> BlockDevice:
     """Open the image and return the device over ``transport``.
 
     Raises:
-        HostError: see ``Image``.
+        HostError: see ``Image`` and ``Overlay``.
+        ConfigError: likewise.
     """
-    return BlockDevice.over(transport)(config, Image(config.image, readonly=config.readonly, direct=config.direct))
+    image = Image(
+        config.image,
+        readonly=config.readonly or config.snapshot,
+        direct=config.cache == "none",
+        block=config.block_size,
+    )
+    return BlockDevice.over(transport)(config, Overlay(image) if config.snapshot else image)

@@ -8,8 +8,8 @@ from devproc.device import Device
 from devproc.driver_queue import DriverQueue
 from devproc.host import Commands
 from devproc.poke import settle
-from devproc.virtio_blk.backend import SECTOR
-from devproc.virtio_blk.device import BlockDevice, Type
+from devproc.virtio_blk.device import BlockDevice
+from devproc.virtio_blk.spec import SECTOR, Type
 from devproc.virtio_spec import Feature, Status
 
 _QUEUE_SIZE = 4
@@ -27,14 +27,15 @@ class Disk:
         self._header, self._status = self.queue.lend(16), self.queue.lend(1)
         self._data = self.queue.lend(64 * SECTOR, SECTOR)
 
-    def set_up(self) -> None:
-        """Do what a driver does at probe, register by register."""
+    def set_up(self, without: int = 0) -> None:
+        """Do what a driver does at probe, register by register, ``without`` some features."""
         self._write("pci_command", 0x6)
         self._write("device_status", 0)
         self._write("device_status", Status.ACKNOWLEDGE | Status.DRIVER)
         for select in (0, 1):
             self._write("driver_feature_select", select)
-            self._write("driver_feature", (self.device.features | Feature.VERSION_1) >> 32 * select & 0xFFFF_FFFF)
+            wanted = (self.device.features | Feature.VERSION_1) & ~without
+            self._write("driver_feature", wanted >> 32 * select & 0xFFFF_FFFF)
         self._write("device_status", Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         self._write("queue_select", 0)
         self._write("queue_size", _QUEUE_SIZE)
@@ -54,7 +55,7 @@ class Disk:
             self.device.set_register(f"{name}_low", value & 0xFFFF_FFFF)
             self.device.set_register(f"{name}_high", value >> 32)
 
-    def request(self, kind: Type, sector: int = 0, *, out: bytes = b"", size: int = 0) -> tuple[str, bytes]:
+    def request(self, kind: int, sector: int = 0, *, out: bytes = b"", size: int = 0) -> tuple[str, bytes]:
         """Do one request; return the answer in words, and the data."""
         memory = self.device.machine.memory
         header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")

@@ -14,7 +14,7 @@ from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 from protocol import messages
 from protocol.bus import BusError
 from tests.conformance.conftest import Start
-from tests.conformance.driver import DRIVERS, IN, Driver, MmioDriver
+from tests.conformance.driver import DISCARD, DRIVERS, IN, Driver, MmioDriver
 from tests.conformance.fake_cpu import DEVICE1, RAM_BASE, FakeCpu
 
 INDIRECT = Feature.RING_INDIRECT_DESC
@@ -151,6 +151,40 @@ def test_registers_written_at_random(driver: Driver) -> None:
     cpu.wait_processed()
 
     assert works_after_reset(driver)
+
+
+def test_requests_mutated_at_random(driver: Driver) -> None:
+    chance = random.Random(7)
+    cpu, queue = driver.cpu, driver.queues[0]
+    header, data, status = BUFFER, BUFFER + 0x1000, BUFFER + 0x8000
+    edges = (0, 1, 7, 8191, 8192, (1 << 32) - 1, 1 << 55, (1 << 64) - 1)
+    for _ in range(600):
+        kind = chance.choice((0, 1, 4, 8, 10, 11, 13, 14, 16, chance.getrandbits(32)))
+        sector = chance.choice((chance.randrange(8192), chance.choice(edges)))
+        cpu.ram.write(header, struct.pack("<IIQ", kind, chance.getrandbits(32), sector))
+        ranges = [
+            struct.pack(
+                "<QII",
+                chance.choice((chance.randrange(8192), chance.choice(edges))),
+                chance.choice((0, 1, 8, 1 << 22, (1 << 32) - 1)),
+                chance.choice((0, 0, 1, 2, 1 << 31)),
+            )
+            for _ in range(chance.choice((0, 1, 1, 2, 32, 33)))
+        ]
+        length = chance.choice((16 * len(ranges), 512, 1024, 1, 20, 4097))
+        cpu.ram.write(data, b"".join(ranges).ljust(4097, b"x"))
+        cpu.ram.write(status, b"\xff")
+        split = chance.randrange(length + 1)
+        parts = [(data, split), (data + split, length - split)]
+        inwards = chance.random() < 0.5
+        queue.add([(header, 16), *([] if inwards else parts)], [*(parts if inwards else []), (status, 1)])
+        driver.kick(always=True)
+        ((_, written),) = driver.wait()
+        assert cpu.ram.read(status, 1) in (b"\0", b"\1", b"\2")
+        assert 1 <= written <= length + 1
+
+    assert driver.do(DISCARD, 0, struct.pack("<QII", 0, 8, 0))[0] == 0
+    assert not driver.status() & Status.NEEDS_RESET
 
 
 def test_garbage_on_the_link_is_counted_and_answered(driver: Driver) -> None:

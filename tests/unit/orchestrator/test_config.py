@@ -40,7 +40,10 @@ def test_values_of_a_whole_file(folder: Path) -> None:
     assert found.kernel == folder / "Image"
     (disk,) = found.devices
     assert (disk.id, disk.start, disk.restart) == ("disk0", "auto", "on-failure")
-    assert dict(disk.options) == {"image": folder / "disk.img", "readonly": True, "queues": 1, "serial": ""}
+    given = {"image": folder / "disk.img", "readonly": True, "queues": 1, "serial": ""}
+    assert given.items() <= dict(disk.options).items()
+    assert dict(disk.options)["cache"] == "writeback"
+    assert "iops" not in dict(disk.options)
 
 
 def test_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +85,17 @@ def test_name_comes_from_the_file_or_its_folder(tmp_path: Path, name: str, expec
             "vm.engine",
         ),
         ('[vm]\ninterrupts = "plik"\n', "vm.toml:2: vm.interrupts: 'plik' is none of its values", "'plic'"),
+        (
+            DISK + 'cache = "writethru"\n',
+            "vm.toml:5: device.cache: 'writethru' is none of its values",
+            "'writethrough'",
+        ),
+        (DISK + 'discard = "yes"\n', "vm.toml:5: device.discard: 'yes' is none of its values", "unmap, ignore"),
+        (DISK + "block-size = 513\n", "vm.toml:5: device.block-size: 513 is none of its values", "512"),
+        (DISK + "iops = 0\n", "vm.toml:5: device.iops: 0 is out of range", "1 or more"),
+        (DISK + 'bytes-per-second = "0"\n', "vm.toml:5: device.bytes-per-second: 0 is out of range", "1 or more"),
+        (DISK + 'bytes-per-second = "fast"\n', "vm.toml:5: device.bytes-per-second: 'fast' is no size", "512M"),
+        (DISK + "readonly = true\nsnapshot = true\n", "vm.toml:6: device.snapshot: excludes readonly", "untouched"),
         ('[vm]\nname = "a b"\n', "vm.toml:2: vm.name: 'a b' is no name", "letters"),
         ('[vm]\nname = "a.dev"\n', "vm.toml:2: vm.name: 'a.dev' ends in .dev", "another"),
         ('[boot]\nkernel = "Imaeg"\n', "vm.toml:2: boot.kernel: no such file: ", "'Image'"),

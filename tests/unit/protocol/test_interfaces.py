@@ -7,6 +7,7 @@ import pytest
 from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
 from devproc.exported import DEVICE1, QUEUES1, REGISTERS1
 from devproc.exported import Device1 as DeviceObject
+from devproc.virtio_blk.exported import BLOCK1, Block1
 from protocol import interfaces
 from protocol.objects import attribute, interfaces_types
 
@@ -24,7 +25,7 @@ def test_every_file_describes_its_interface_with_named_arguments(name: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "implementation"),
-    [(MACHINE1, Machine1), (HART1, Hart1), (FUNCTION1, Function1), (DEVICE1, DeviceObject)],
+    [(MACHINE1, Machine1), (HART1, Hart1), (FUNCTION1, Function1), (DEVICE1, DeviceObject), (BLOCK1, Block1)],
 )
 def test_methods_are_implemented(name: str, implementation: type) -> None:
     for method in interfaces.load(name).methods:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from devproc.virtio_blk.backend import Image, Job, Pool
+from devproc.virtio_blk import backend
+from devproc.virtio_blk.backend import PUNCH_HOLE, ZERO_RANGE, Image, fallocate
+from devproc.virtio_blk.pool import Job, Pool
 from protocol.errors import ConfigError, HostError
 
 
@@ -35,10 +37,10 @@ def test_read_and_write_several_views(path: Path) -> None:
     image.close()
 
 
-def test_durable_write_and_zeroes_and_discard(path: Path) -> None:
+def test_write_and_zeroes_and_discard(path: Path) -> None:
     image = Image(path)
     image.write([memoryview(b"a" * 512)], 0, durable=True)
-    image.write_zeroes(512, 512, durable=True)
+    image.write_zeroes(512, 512)
     image.discard(1024, 512)
     assert path.read_bytes()[:1024] == b"a" * 512 + bytes(512)
     assert len(path.read_bytes()) == 2048
@@ -126,4 +128,113 @@ def test_pool_does_jobs_and_reports_errors(path: Path) -> None:
     assert [job.error.errno for job in done if job.error] == [errno.ENOSPC]
     assert pool.finished() == []
     pool.close()
+    image.close()
+
+
+def test_direct_transfer_at_any_place_and_of_any_length(path: Path) -> None:
+    content = bytearray(bytes(range(256)) * 8192)  # 2 MiB: more than one piece
+    path.write_bytes(content)
+    try:
+        image = Image(path, direct=True)
+    except HostError:
+        pytest.skip("no direct I/O here")
+    data = memoryview(bytearray(3 * 512 + 1))[1:]
+    image.read([data], 512)
+    assert data == content[512 : 4 * 512]
+    image.write([memoryview(b"z" * 1024)], 512 * 3)
+    large = memoryview(bytearray((1 << 20) + 4096 + 8))[8:]
+    large[:] = bytes([7]) * len(large)
+    image.write([large[:1000], large[1000:]], 8192)
+    content[512 * 3 : 512 * 5] = b"z" * 1024
+    content[8192 : 8192 + len(large)] = large
+    found = memoryview(bytearray(len(content) + 8))[8:]
+    image.read([found], 0)
+
+    assert found == content
+    assert path.read_bytes() == content
+    image.close()
+
+
+def test_a_file_system_without_direct_io_is_an_error_with_a_way_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(name: Path, flags: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(name, flags)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(HostError) as refused:
+        Image(path, direct=True)
+    assert refused.value.hint == 'its file system has no direct I/O; cache = "writeback" needs none'
+
+
+@pytest.mark.parametrize("unmap", [False, True])
+@pytest.mark.parametrize("missing", [(), (PUNCH_HOLE,), (ZERO_RANGE,), (PUNCH_HOLE, ZERO_RANGE)])
+def test_zeroes_by_what_the_file_system_can(
+    path: Path, monkeypatch: pytest.MonkeyPatch, unmap: bool, missing: tuple[int, ...]
+) -> None:
+    path.write_bytes(b"x" * (3 << 20))
+    image = Image(path)
+    tried: list[int] = []
+
+    def allocate(fd: int, mode: int, offset: int, length: int) -> None:
+        tried.append(mode)
+        if mode in missing:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        fallocate(fd, mode, offset, length)
+
+    monkeypatch.setattr(backend, "fallocate", allocate)
+    image.write_zeroes(512, (2 << 20) + 512, unmap=unmap)
+    image.discard(0, 4096)
+
+    assert path.read_bytes()[4096:] == bytes((2 << 20) + 1024 - 4096) + b"x" * ((1 << 20) - 1024)
+    assert len(path.read_bytes()) == 3 << 20
+    assert tried[0] == (PUNCH_HOLE if unmap else ZERO_RANGE)
+    image.close()
+
+
+def test_discard_and_unmap_give_space_back_and_zeros_keep_it(path: Path) -> None:
+    path.write_bytes(b"x" * (1 << 20))
+    image = Image(path)
+    before = path.stat().st_blocks
+    image.write_zeroes(0, 256 << 10)
+    kept = path.stat().st_blocks
+    image.write_zeroes(0, 256 << 10, unmap=True)
+    unmapped = path.stat().st_blocks
+    image.discard(256 << 10, 256 << 10)
+
+    assert kept >= before > unmapped > path.stat().st_blocks
+    image.close()
+
+
+def test_resize(path: Path) -> None:
+    image = Image(path, block=1024)
+    image.resize(8192)
+    assert (image.sectors, path.stat().st_size) == (16, 8192)
+    for size, message in ((4096, "cut it off"), (8704, "multiple of 1024")):
+        with pytest.raises(ConfigError, match=message):
+            image.resize(size)
+    os.truncate(path, 4096)
+    image.resize(0)
+    assert image.sectors == 8
+    image.close()
+    reader = Image(path, readonly=True)
+    with pytest.raises(ConfigError, match="read-only"):
+        reader.resize(8192)
+    os.truncate(path, 6144)
+    reader.resize(0)
+    assert reader.sectors == 12
+    reader.close()
+
+
+def test_a_block_is_padded_for_reading(path: Path) -> None:
+    path.write_bytes(b"x" * 4608)
+    image = Image(path, readonly=True, block=4096)
+    data = bytearray(8192)
+    image.read([memoryview(data)], 0)
+    assert image.sectors == 16
+    assert data == b"x" * 4608 + bytes(8192 - 4608)
     image.close()
