@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from protocol.errors import Malformed, PeerGone, Refused
 from protocol.vhost_user.messages import FRONT_END, VERSION, Flag, Kind, Table
@@ -21,6 +21,8 @@ from protocol.vhost_user.payloads import CONFIG_MAX, NOTHING, U64, Payload, Shme
 HEADER = struct.Struct("=III")  # request, flags, size of the payload
 PAYLOAD_MAX = max(4096, CONFIG_MAX + 12, ShmemConfig.FORMAT.size)
 FDS_MAX = 8
+
+P = TypeVar("P", bound=Payload)
 
 
 class BadFrame(Malformed):
@@ -49,6 +51,12 @@ class Message:
     def wants_ack(self) -> bool:
         """Whether the sender waits for an acknowledgement, if that was agreed on."""
         return bool(self.flags & Flag.NEED_REPLY) and self.kind.row.reply is None
+
+    def get(self, layout: type[P]) -> P:
+        """Return the payload, which the table says is a ``layout``."""
+        if not isinstance(self.payload, layout):
+            raise TypeError(f"{self.kind.name} carries {type(self.payload).__name__}, not {layout.__name__}")
+        return self.payload
 
     def take_fd(self) -> int:
         """Return the next descriptor, which is the caller's now; -1 when there is none."""
