@@ -147,9 +147,8 @@ class Session:
         self._regions.close()
         device.machine.memory = self._regions.memory
         for ring in self._rings:
-            self._drop_kick(ring)
-            for fd in (ring.call, ring.err):
-                _close(fd)
+            _close(ring.call)
+            _close(ring.err)
         if self._inflight is not None:
             self._inflight.close()
         if self._channel is not None:
@@ -190,6 +189,7 @@ class Session:
                 self._start(ring)
             except ProtocolError as error:
                 logger.warning("ring %s: %s", ring.index, error.message)
+                self._drop_kick(ring)
                 return
         self.device.pending.add(ring.index)
 
@@ -262,11 +262,13 @@ class Session:
             self.device.set_status(status)
 
     def _reset(self) -> None:
-        """Return device and rings to where they were after connecting; memory and descriptors stay."""
+        """Return device and rings to where they were after connecting; memory and calls stay."""
         self.device.set_status(0)
         for ring in self._rings:
+            self._drop_kick(ring)
             ring.started = ring.enabled = False
-            ring.base = 0
+            ring.size = ring.base = 0
+            ring.addr = None
 
     # memory
 
