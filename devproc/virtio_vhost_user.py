@@ -90,13 +90,13 @@ class VirtioVhostUser(VirtioTransport):
         record.clear()
         record.size = size
         record.desc, record.driver, record.device = places
-        table = table or InflightTable(self.shared, self._inflight_offset(index))
-        queue = Virtqueue(index, self.machine.memory, record, table)
+        own = InflightTable(self.shared, self._inflight_offset(index))  # which ends with the process
+        queue = Virtqueue(index, self.machine.memory, record, table or own)
         self._set_up(queue)
         self.queues[index] = queue
         record.enabled = 1
         self._running = True
-        if table.entries == size and table.heads():
+        if table is not None and table.entries == size and table.heads():
             self.counters["replayed"] += queue.recover()
         else:
             queue.start(base)

@@ -201,6 +201,41 @@ def test_buffers_outside_of_memory_break_the_ring_and_say_so(rig: Rig, guest: Gu
     assert guest.front.word(Request.GET_QUEUE_NUM) == 2
 
 
+def test_a_ring_that_was_broken_can_be_started_again(rig: Rig, guest: Guest) -> None:
+    guest.connect(rig.connect(), protocol=P.CONFIG | P.REPLY_ACK)
+    guest.queue.add([(BASE - 4096, 16)], [(BASE + 4096, 1)])
+    guest.ring()
+    assert guest.collect(0.3) == {}
+
+    position = guest.pause()
+    guest.start(position)
+
+    assert position == 1
+    assert guest.do(IN, 3, length=512)[1][:4] == b"\3\0\0\0"
+
+
+def test_memory_in_pieces_has_holes(rig: Rig, guest: Guest) -> None:
+    guest.connect(rig.connect())
+    high = os.memfd_create("high")
+    os.ftruncate(high, 4096)
+    far = BASE + (1 << 32)
+    guest.front.add_region(Region(far, 4096, 0x1000, 0), high)
+    guest.memory.write(BASE + (1 << 20), bytes(16))
+    header, status = (BASE + (1 << 20), 16), (BASE + (1 << 20) + 16, 1)
+
+    head = guest.queue.add([header], [(far, 512), status])
+    guest.ring()
+    while not (found := guest.queue.collect()):
+        assert guest.front.word(Request.GET_QUEUE_NUM) == 2
+    assert found == [(head, 513)]
+    guest.queue.add([header], [(far - 512, 512), status])
+    guest.ring()
+
+    assert guest.collect(0.3) == {}
+    assert rig.device.counters["bad_rings"] == 1
+    os.close(high)
+
+
 def test_reset_by_message_and_by_status(rig: Rig, guest: Guest) -> None:
     guest.connect(rig.connect())
     guest.do(IN, 1, length=512)
