@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -53,6 +54,12 @@ class Rig:
         self.server.close()
         self.device.close()
         assert not self.path.exists()
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the server's lines from a handler that an earlier test's ``main`` left on a captured stream."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
 
 
 def open_fds() -> int:
