@@ -41,8 +41,18 @@ class Machine:
         self._count = page.irq_count
 
     @classmethod
-    def private(cls, page_size: int, ram_size: int = 0x10_0000, *, ram_base: int = 0x8000_0000) -> Machine:
-        """Return a machine of this process alone, for tests and ``--poke``; ``close`` gives its memory back."""
+    def private(
+        cls,
+        page_size: int,
+        ram_size: int = 0x10_0000,
+        *,
+        ram_base: int = 0x8000_0000,
+        memory: GuestMemory | None = None,
+    ) -> Machine:
+        """Return a machine of this process alone, for tests and ``--poke``; ``close`` gives its memory back.
+
+        With ``memory`` only the page is this process's: guest memory is somebody else's, who may exchange it.
+        """
 
         def anonymous(size: int) -> Shared:
             fd = os.memfd_create("busvm", os.MFD_CLOEXEC)
@@ -55,7 +65,7 @@ class Machine:
         page.epoch = 1
         page.irq_count = 256
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return cls(page, GuestMemory(anonymous(ram_size), ram_base), irq, event)
+        return cls(page, memory or GuestMemory(anonymous(ram_size), ram_base), irq, event)
 
     def message(self, vector: int) -> None:
         """Send one message of MSI-X ``vector``; table, masks and pending bits are ``cpu_proc``'s work."""

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from devproc.device import Device
@@ -46,6 +47,8 @@ class Program:
     """More commands for ``--poke``."""
     objects: Callable[[DeviceLoop], dict[str, object]] = lambda _loop: {}
     """What it has on the bus beside Device1, Registers1 and Queues1: implementations by interface."""
+    vhost_user: bool = False
+    """Whether it can serve vhost-user front-ends: a virtio device, which ``open`` makes over ``vhost-user`` then."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,6 +73,18 @@ def _parser(program: Program) -> argparse.ArgumentParser:
         help=f"what the device is connected to (default: {program.transports[0]})",
     )
     parser.add_argument("--poke", action="store_true", help="prompt to read and write registers, with no machine")
+    if program.vhost_user:
+        front = parser.add_argument_group("vhost-user", "Serve QEMU or another front-end instead of a machine.")
+        front.add_argument(
+            "--vhost-user",
+            "--socket-path",
+            dest="vhost_user",
+            type=Path,
+            metavar="SOCKET",
+            help="listen on this socket",
+        )
+        front.add_argument("--fd", type=int, metavar="N", help="inherited socket, listening or connected")
+        front.add_argument("--once", action="store_true", help="end when the first front-end has gone")
     parser.add_argument("--print-capabilities", action="store_true", help="print type and features as JSON, and exit")
     parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
@@ -87,6 +102,8 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     context = log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
     try:
+        if program.vhost_user and (options.vhost_user is not None or options.fd is not None):
+            return _serve_front_ends(program, options)
         if options.poke:
             from devproc.poke import poke
 
@@ -100,7 +117,8 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
 
 def _serve(program: Program, options: argparse.Namespace, context: log.Context) -> int:
     if not options.bus:
-        raise ConfigError("nothing to do", hint="--bus ADDRESS joins a machine, --poke gives a prompt")
+        more = ", --vhost-user SOCKET serves QEMU" if program.vhost_user else ""
+        raise ConfigError("nothing to do", hint=f"--bus ADDRESS joins a machine, --poke gives a prompt{more}")
     if not options.id or not names.ID_PATTERN.match(options.id):
         raise ConfigError(f"--id {options.id or ''!r} is no device id", hint="letters, digits and _, from a letter on")
     from devproc.exported import BusThread
@@ -125,6 +143,28 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
         loop.close()
         if bus.finished.done():
             bus.finished.result()
+    finally:
+        device.close()
+    return 0
+
+
+def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
+    if options.bus or options.poke or (options.vhost_user is not None and options.fd is not None):
+        raise ConfigError("--vhost-user, --fd, --bus and --poke exclude each other")
+    from devproc.vhost_server import Server, Socket
+
+    options.transport = "vhost-user"
+    device = program.open(options)
+    try:
+        place = Socket.at(options.vhost_user) if options.fd is None else Socket.inherited(options.fd)
+        server = Server(device, place, once=options.once)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
+        gc.freeze()
+        logger.info("waiting for a front-end at %s", options.vhost_user or f"descriptor {options.fd}")
+        try:
+            server.run()
+        finally:
+            server.close()
     finally:
         device.close()
     return 0

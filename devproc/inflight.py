@@ -50,12 +50,12 @@ class InflightTable:
         """The used index up to which marks have been taken away."""
         return self._u16[self._half + 7]
 
-    def start(self, entries: int) -> None:
-        """Begin with an empty table."""
+    def start(self, entries: int, used_idx: int = 0) -> None:
+        """Begin with an empty table, for a used ring that is at ``used_idx``."""
         for entry in range(entries):
             self._u8[self._mark + entry * _ENTRY] = 0
         self._u16[self._half + 6] = 0
-        self._u16[self._half + 7] = 0
+        self._u16[self._half + 7] = used_idx
         self._u16[self._half + 5] = entries
         self._u16[self._half + 4] = _VERSION
 

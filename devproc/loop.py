@@ -9,56 +9,33 @@ from __future__ import annotations
 
 import logging
 import os
-import select
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, TypeVar
 
 from devproc.attachment import Attachment, Offer
 from devproc.device import Device
+from devproc.events import EventLoop
 from protocol import messages
 from protocol.errors import BusvmError, ConfigError
 from protocol.log import Context
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 State = str
 WAITING, ATTACHED, QUIESCED, FAILED = "waiting", "attached", "quiesced", "failed"
 
 
-class DeviceLoop:
-    """Runs one device; ``call`` and ``stop`` may come from any thread, the rest is the loop's own."""
+class DeviceLoop(EventLoop):
+    """Runs one device in a machine; ``call`` and ``stop`` may come from any thread, the rest is the loop's own."""
 
     def __init__(self, device: Device, context: Context) -> None:
+        super().__init__()
         self.device = device
         self.state: State = WAITING
         self.on_state: Callable[[], None] = lambda: None
         self._context = context
         self._attachment: Attachment | None = None
-        self._stopping = False
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._watch(self._wake, self._run_calls)
         for fd, handler in device.sources().items():
-            self._watch(fd, handler)
-
-    # from any thread
-
-    def call(self, action: Callable[[], T]) -> Future[T]:
-        """Run ``action`` on the loop's thread and return its future."""
-        future: Future[T] = Future()
-        self._calls.append((action, future))
-        os.eventfd_write(self._wake, 1)
-        return future
-
-    def stop(self) -> None:
-        """End ``run`` at the next descriptor boundary; safe in a signal handler."""
-        self._stopping = True
-        os.eventfd_write(self._wake, 1)
+            self.watch(fd, handler)
 
     @property
     def epoch(self) -> int:
@@ -80,38 +57,13 @@ class DeviceLoop:
         """Serve until ``stop``, then finish host I/O and leave the machine."""
         busy = False
         try:
-            while not self._stopping:
-                for fd, _ in self._epoll.poll(0 if busy else None):
-                    handler = self._handlers.get(fd)
-                    if handler is not None:
-                        handler()
+            while not self.stopping:
+                self.turn(0 if busy else None)
                 self._serve()  # a doorbell with nothing posted before it does not wait for a look at the link
                 self._drain_link()
                 busy = self._serve()
         finally:
             self.detach()
-
-    def close(self) -> None:
-        """Close the loop's descriptors; nobody calls any more."""
-        self._epoll.close()
-        os.close(self._wake)
-
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        del self._handlers[fd]
-        self._epoll.unregister(fd)
-
-    def _run_calls(self) -> None:
-        os.eventfd_read(self._wake)
-        while self._calls:
-            action, future = self._calls.popleft()
-            try:
-                future.set_result(action())
-            except BusvmError as error:
-                future.set_exception(error)
 
     def _ring(self, fd: int, index: int) -> None:
         os.eventfd_read(fd)
@@ -133,7 +85,7 @@ class DeviceLoop:
 
     def _drain_link(self) -> None:
         """Handle messages until there are none: ZeroMQ's descriptor only signals again after that."""
-        while self._attachment is not None and not self._stopping:
+        while self._attachment is not None and not self.stopping:
             message = self._attachment.link.receive()
             if message is None:
                 return
@@ -197,9 +149,9 @@ class DeviceLoop:
             attachment.close()
             raise
         self._attachment = attachment
-        self._watch(attachment.link.socket.fileno(), lambda: None)
+        self.watch(attachment.link.socket.fileno(), lambda: None)
         for index, fd in enumerate(attachment.doorbells):
-            self._watch(fd, lambda fd=fd, index=index: self._ring(fd, index))  # type: ignore[misc]
+            self.watch(fd, lambda fd=fd, index=index: self._ring(fd, index))  # type: ignore[misc]
         device.quiesced = False
         device.pending.update(range(doorbells) if resumed else ())
         self._enter(ATTACHED)
@@ -212,9 +164,9 @@ class DeviceLoop:
         if attachment is None:
             return
         self.device.detach()
-        self._unwatch(attachment.link.socket.fileno())
+        self.unwatch(attachment.link.socket.fileno())
         for fd in attachment.doorbells:
-            self._unwatch(fd)
+            self.unwatch(fd)
         self._attachment = None
         self.device.pending.clear()
         self.device.release()

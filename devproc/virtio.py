@@ -2,8 +2,8 @@
 
 A device declares ``device_type``, ``features``, its queues and its config space (registers in ``device_config``), and
 has one handler, ``request``, that gets a parsed chain. Negotiation, queues and interrupts are in
-``devproc.virtio_transport``, registers in ``virtio_pci`` and ``virtio_mmio``; nothing of it concerns a device, which
-is served ``over`` either.
+``devproc.virtio_transport``, registers in ``virtio_pci`` and ``virtio_mmio``, and what a vhost-user front-end sees in
+``virtio_vhost_user``; nothing of it concerns a device, which is served ``over`` any of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from devproc.virtio_mmio import VirtioMmio
 from devproc.virtio_pci import VirtioPci
 from devproc.virtio_spec import Status
 from devproc.virtio_transport import VirtioTransport
+from devproc.virtio_vhost_user import VirtioVhostUser
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.errors import VersionMismatch
 
@@ -23,6 +24,7 @@ _BATCH = 16  # used entries gathered before the guest sees them
 
 
 TRANSPORTS: dict[str, type[VirtioTransport]] = {"pci": VirtioPci, "mmio": VirtioMmio}
+VHOST_USER: dict[str, type[VirtioTransport]] = {"vhost-user": VirtioVhostUser}
 
 
 class VirtioDevice(VirtioTransport):
@@ -31,9 +33,10 @@ class VirtioDevice(VirtioTransport):
     @classmethod
     @functools.cache
     def over(cls, transport: str) -> type[Self]:
-        """Return the class of this device over ``pci`` or ``mmio``."""
+        """Return the class of this device over ``pci`` or ``mmio`` of a machine, or over ``vhost-user``."""
         body = {"__doc__": cls.__doc__, "__module__": cls.__module__}
-        return type(f"{cls.__name__}Over{transport.capitalize()}", (cls, TRANSPORTS[transport]), body)
+        name = transport.title().replace("-", "")
+        return type(f"{cls.__name__}Over{name}", (cls, (TRANSPORTS | VHOST_USER)[transport]), body)
 
     # life cycle
 

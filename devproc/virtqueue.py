@@ -85,6 +85,7 @@ class Virtqueue:
         self._memory = memory
         self._base = memory.base
         self._ram_size = memory.size
+        self._holes = bool(memory.holes)
         ram = memory.ram
         self._u8, self._u16, self._u32, self._u64 = ram.u8, ram.u16, ram.u32, ram.u64
         self._replay: deque[int] = deque()
@@ -113,11 +114,14 @@ class Virtqueue:
             self.broken = reason
             self.record.broken = 1
 
-    def start(self) -> None:
-        """Begin at the start of empty rings."""
-        self.inflight.start(self.size)
-        self._last_avail = self._used = 0
-        self.record.last_avail = 0
+    def start(self, last_avail: int | None = None) -> None:
+        """Begin at the start of empty rings; or at ``last_avail`` of rings in which nothing is under way."""
+        used = 0
+        if last_avail is not None and self.broken is None:
+            used = self._u16[self._used_half + 1]
+        self.inflight.start(self.size, used)
+        self._used = used
+        self._last_avail = self.record.last_avail = last_avail or 0
 
     def recover(self) -> int:
         """Go on where a predecessor was killed; return how many requests are to be done again."""
@@ -222,7 +226,7 @@ class Virtqueue:
 
     def _add(self, chain: Chain, address: int, length: int, flags: int) -> bool:
         offset = address - self._base
-        if offset < 0 or offset + length > self._ram_size:
+        if offset < 0 or offset + length > self._ram_size or (self._holes and not self._memory.backed(offset, length)):
             self.fail(f"buffer of {length} bytes at {address:#x} is not in RAM")
             return False
         if flags & DESC_WRITE:

@@ -10,7 +10,9 @@ writes are dropped, a counter goes up.
     └── ProtocolError    a peer breaks a contract of this package
         ├── Malformed        a message that is not what its type says
         ├── VersionMismatch  a layout or message version this build does not know
-        └── StaleEpoch       a message of an earlier device incarnation
+        ├── StaleEpoch       a message of an earlier device incarnation
+        ├── Refused          the peer answered that it will not do what it was asked
+        └── PeerGone         the peer has closed the connection, or takes nothing from it
 """
 
 from __future__ import annotations
@@ -64,3 +66,11 @@ class VersionMismatch(ProtocolError):
 
 class StaleEpoch(ProtocolError):
     """A message from, or for, an earlier incarnation of the device."""
+
+
+class Refused(ProtocolError):
+    """The peer answered a request with a failure."""
+
+
+class PeerGone(ProtocolError):
+    """The connection has ended."""

@@ -14,7 +14,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -40,12 +40,58 @@ def shm_name(vm: str, what: str) -> str:
     return f"busvm.{vm}.{what}"
 
 
-class Shared:
-    """A mapped shared object of ``size`` bytes.
+class Words:
+    """Mapped memory as one typed view per width: ``u8``, ``u16``, ``u32``, ``u64``.
 
     Offsets are bytes from its start; ``load`` and ``store`` need natural alignment. The views stay exported until
     ``close``, which releases them in order (an ``mmap`` with an exported view cannot be closed).
     """
+
+    def __init__(self, view: memoryview) -> None:
+        """View ``view``, which now belongs to this object."""
+        self.size = size = len(view)
+        self.u8 = view
+        self.u16 = view[: size & ~1].cast("H")
+        self.u32 = view[: size & ~3].cast("I")
+        self.u64 = view[: size & ~7].cast("Q")
+
+    def release(self) -> None:
+        """Release the views."""
+        for view in (self.u64, self.u32, self.u16, self.u8):
+            view.release()
+
+    def load(self, offset: int, width: int) -> int:
+        """Return the ``width``-byte little-endian word at ``offset`` (naturally aligned)."""
+        if width == 4:
+            return self.u32[offset >> 2]
+        if width == 8:
+            return self.u64[offset >> 3]
+        if width == 2:
+            return self.u16[offset >> 1]
+        return self.u8[offset]
+
+    def store(self, offset: int, width: int, value: int) -> None:
+        """Store ``value``, cut to ``width`` bytes, at ``offset`` (naturally aligned)."""
+        if width == 4:
+            self.u32[offset >> 2] = value & 0xFFFF_FFFF
+        elif width == 8:
+            self.u64[offset >> 3] = value & 0xFFFF_FFFF_FFFF_FFFF
+        elif width == 2:
+            self.u16[offset >> 1] = value & 0xFFFF
+        else:
+            self.u8[offset] = value & 0xFF
+
+    def bytes(self, offset: int, length: int) -> bytes:
+        """Return a copy of ``length`` bytes at ``offset``."""
+        return bytes(self.u8[offset : offset + length])
+
+    def close(self) -> None:
+        """Give the memory back; harmless when done twice. What owns a mapping extends it."""
+        self.release()
+
+
+class Shared(Words):
+    """A mapped shared object of ``size`` bytes."""
 
     def __init__(self, fd: int, size: int, *, name: str | None = None) -> None:
         """Map ``size`` bytes of ``fd``, which now belongs to this object.
@@ -54,7 +100,6 @@ class Shared:
             HostError: the object is smaller than ``size``, or cannot be mapped.
         """
         self.fd = fd
-        self.size = size
         self.name = name
         actual = os.fstat(fd).st_size
         if actual < size:
@@ -63,10 +108,7 @@ class Shared:
             self.map = mmap.mmap(fd, size)
         except (OSError, ValueError) as error:
             raise HostError(f"cannot map {size} bytes of shared memory: {error}") from error
-        self.u8 = memoryview(self.map)
-        self.u16 = self.u8[: size & ~1].cast("H")
-        self.u32 = self.u8[: size & ~3].cast("I")
-        self.u64 = self.u8[: size & ~7].cast("Q")
+        super().__init__(memoryview(self.map))
 
     @classmethod
     def create(cls, name: str, size: int) -> Self:
@@ -104,37 +146,11 @@ class Shared:
             path.unlink(missing_ok=True)
             raise
 
-    def load(self, offset: int, width: int) -> int:
-        """Return the ``width``-byte little-endian word at ``offset`` (naturally aligned)."""
-        if width == 4:
-            return self.u32[offset >> 2]
-        if width == 8:
-            return self.u64[offset >> 3]
-        if width == 2:
-            return self.u16[offset >> 1]
-        return self.u8[offset]
-
-    def store(self, offset: int, width: int, value: int) -> None:
-        """Store ``value``, cut to ``width`` bytes, at ``offset`` (naturally aligned)."""
-        if width == 4:
-            self.u32[offset >> 2] = value & 0xFFFF_FFFF
-        elif width == 8:
-            self.u64[offset >> 3] = value & 0xFFFF_FFFF_FFFF_FFFF
-        elif width == 2:
-            self.u16[offset >> 1] = value & 0xFFFF
-        else:
-            self.u8[offset] = value & 0xFF
-
-    def bytes(self, offset: int, length: int) -> bytes:
-        """Return a copy of ``length`` bytes at ``offset``."""
-        return bytes(self.u8[offset : offset + length])
-
     def close(self) -> None:
         """Release the views, the mapping and the descriptor; harmless when done twice."""
         if self.fd < 0:
             return
-        for view in (self.u64, self.u32, self.u16, self.u8):
-            view.release()
+        self.release()
         self.map.close()
         os.close(self.fd)
         self.fd = -1
@@ -157,17 +173,25 @@ class GuestMemory:
     The guest chooses both, so an access outside RAM is a value (``None``), never an exception.
     """
 
-    def __init__(self, ram: Shared, base: int) -> None:
+    def __init__(self, ram: Words, base: int, holes: Sequence[tuple[int, int]] = ()) -> None:
         self.ram = ram
         self.base = base
         self.size = ram.size
+        self.holes = tuple(holes)
+        """Offsets (from, to) where there is no RAM: another owner's memory may be in several pieces."""
 
     def offset(self, gpa: int, length: int) -> int | None:
         """Return the byte offset in RAM of ``[gpa, gpa+length)``, or ``None`` when it is not all RAM."""
         offset = gpa - self.base
         if offset < 0 or length < 0 or offset + length > self.size:
             return None
+        if self.holes and not self.backed(offset, length):
+            return None
         return offset
+
+    def backed(self, offset: int, length: int) -> bool:
+        """Return whether there is RAM at each of ``length`` bytes from ``offset``, which are within its bounds."""
+        return all(offset + length <= start or end <= offset for start, end in self.holes)
 
     def view(self, gpa: int, length: int) -> memoryview | None:
         """Return a writable view of guest RAM, or ``None``; the caller drops it before the VM detaches."""

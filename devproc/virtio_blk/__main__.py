@@ -25,7 +25,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", "--blk-file", type=Path, metavar="PATH", help="raw image or block device")
     parser.add_argument("--readonly", "--read-only", action="store_true", help="refuse writes; the image may be shared")
     parser.add_argument("--queues", type=int, default=1, metavar="N", help="request queues (default: 1)")
-    parser.add_argument("--queue-size", type=int, default=256, metavar="N", help="descriptors each (default: 256)")
+    parser.add_argument(
+        "--queue-size",
+        type=int,
+        metavar="N",
+        help="descriptors each (default: 256; with --vhost-user 128)",
+    )
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="threads for host I/O (default: 4)")
     parser.add_argument("--serial", default="", metavar="TEXT", help="serial number, up to 20 bytes")
     add_policies(parser)
@@ -60,6 +65,8 @@ def configure(options: argparse.Namespace) -> Config:
 
 
 def _open(options: argparse.Namespace) -> BlockDevice:
+    if options.queue_size is None:
+        options.queue_size = 128 if options.transport == "vhost-user" else 256
     return open_device(configure(options), options.transport)
 
 
@@ -84,6 +91,7 @@ PROGRAM = Program(
     capabilities={"type": "block", "features": ["read-only", "blk-file"]},
     poke=_poke,
     objects=_objects,
+    vhost_user=True,
 )
 
 if __name__ == "__main__":

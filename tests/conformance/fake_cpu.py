@@ -58,7 +58,8 @@ class FakeCpu:
         self._owners: dict[str, str] = {}
         self._changed = threading.Event()
         self.run(self.bus.watch_names(self._on_name))
-        self.ram = GuestMemory(self._create("ram", ram_size), RAM_BASE)
+        self._ram = self._create("ram", ram_size)
+        self.ram = GuestMemory(self._ram, RAM_BASE)
         self.irq = IrqPage(self._create("irq", IrqPage.SIZE))
         self.irq.format()
         self.clock = ClockPage(self._create("clock", ClockPage.SIZE))
@@ -112,7 +113,7 @@ class FakeCpu:
             "version": ("u", 1),
             "vm": ("s", self.vm),
             "epoch": ("t", self.epoch),
-            "ram": ("h", Fd(self.ram.ram.fd)),
+            "ram": ("h", Fd(self._ram.fd)),
             "ram_base": ("t", RAM_BASE),
             "ram_size": ("t", self._ram_size),
             "page": ("h", Fd(self.page.shared.fd)),

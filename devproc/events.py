@@ -1,0 +1,69 @@
+"""The event loop of a device process: one ``epoll`` on one thread, with calls from others."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from protocol.errors import BusvmError
+
+T = TypeVar("T")
+
+
+class EventLoop:
+    """Watches descriptors; ``call`` and ``stop`` may come from any thread, the rest is the loop's own."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self.watch(self._wake, self._run_calls)
+
+    def call(self, action: Callable[[], T]) -> Future[T]:
+        """Run ``action`` on the loop's thread and return its future."""
+        future: Future[T] = Future()
+        self._calls.append((action, future))
+        os.eventfd_write(self._wake, 1)
+        return future
+
+    def stop(self) -> None:
+        """End the loop at the next descriptor boundary; safe in a signal handler."""
+        self.stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call ``handler`` when ``fd`` is readable; raises ``OSError`` for what cannot be waited for."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._handlers[fd] = handler
+
+    def unwatch(self, fd: int) -> None:
+        """Forget ``fd``."""
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Wait until something is there, or ``timeout_s``, and handle it."""
+        for fd, _ in self._epoll.poll(timeout_s):
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler()
+
+    def close(self) -> None:
+        """Close the loop's descriptors; nobody calls any more."""
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _run_calls(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._calls:
+            action, future = self._calls.popleft()
+            try:
+                future.set_result(action())
+            except BusvmError as error:
+                future.set_exception(error)
