@@ -46,7 +46,7 @@ def configure(options: argparse.Namespace) -> Config:
         raise ConfigError("--image is missing", hint="--image PATH names a raw image or a block device")
     if not 1 <= options.queues <= 64:
         raise ConfigError(f"--queues {options.queues}: 1 to 64")
-    size = options.queue_size
+    size = Config.queue_size if options.queue_size is None else options.queue_size
     if size & (size - 1) or not 4 <= size <= QUEUE_MAX:
         raise ConfigError(f"--queue-size {size}: a power of two from 4 to {QUEUE_MAX}")
     if not 1 <= options.threads <= 64:
@@ -65,8 +65,8 @@ def configure(options: argparse.Namespace) -> Config:
 
 
 def _open(options: argparse.Namespace) -> BlockDevice:
-    if options.queue_size is None:
-        options.queue_size = 128 if options.transport == "vhost-user" else 256
+    if options.queue_size is None and options.transport == "vhost-user":
+        options.queue_size = 128  # what QEMU's device has
     return open_device(configure(options), options.transport)
 
 

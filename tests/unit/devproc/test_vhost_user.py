@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from devproc.vhost_server import Server, Socket
 from devproc.vhost_user import MEMORY_SLOTS, OFFERED
-from devproc.virtio_blk.device import BlkFeature, BlockDevice, Config, open_device
+from devproc.virtio_blk.config import Config
+from devproc.virtio_blk.device import BlockDevice, open_device
+from devproc.virtio_blk.spec import BlkFeature
 from devproc.virtio_spec import Feature, Status
 from protocol.errors import ConfigError, HostError, PeerGone, ProtocolError, Refused
 from protocol.vhost_user.connection import HEADER
