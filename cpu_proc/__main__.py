@@ -290,7 +290,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run the process; return its exit status."""
     started_ns = time.monotonic_ns()
     args = _parser().parse_args(argv)
-    os.umask(0o077)
     try:
         if args.check_translator:
             from cpu_proc.translation_buffer import missing
@@ -298,6 +297,7 @@ def main(argv: list[str] | None = None) -> int:
             lacking = missing()
             print(lacking or "", end="")
             return 1 if lacking else 0
+        os.umask(0o077)
         if args.check_cache or args.warm:
             from cpu_proc.engine import compiled
 
