@@ -54,6 +54,8 @@ def test_hostile_accesses_and_rings_end_nothing(tmp_path: Path, seed: int) -> No
     done = run(tmp_path, f"hostile{seed}", f"h {seed} 4000;H;d w 0 64 {seed};q 0")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert "hostile: ok kind=pci" in done.stdout
+    attacks = [line for line in done.stdout.splitlines() if line.startswith("attack: ")]
+    assert [line for line in attacks if "expected=no" in line or "recovered=0" in line] == []
     assert "hostile: ok kind=rings attacks=85" in done.stdout
     assert "errors=0 result=ok" in done.stdout  # the disk works as before
 
