@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,16 +73,22 @@ def run(command: Sequence[str], *, until: str | None = None, timeout_s: float = 
             result.lines += [(now, line.decode(errors="replace").strip()) for line in whole]
             if until and any(until in line for _, line in result.lines[-len(whole) - 1 :]):
                 break
-    if process.poll() is None:
-        process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        result.status = process.wait(30)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    result.status = end(process)
     process.stdin.close()
     process.stdout.close()
     return result
+
+
+def end(process: subprocess.Popen[bytes]) -> int | None:
+    """End a process that may have ended; return its status, or ``None`` if it had to be killed."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
 
 
 def engine() -> str:

@@ -142,11 +142,7 @@ class Hart:
             "MHARTID": index,
         }.items():
             self[name] = value
-        self._buffer = TranslationBuffer(ram.size) if missing() is None else None
-        if self._buffer:
-            for name, value in self._buffer.slots().items():
-                self[name] = value
-            self.state[st.FLAGS_TABLE : st.FLAGS_TABLE + 8] = np.frombuffer(FLAGS_TABLE, np.int64)
+        self._buffer: TranslationBuffer | None = None
         self.connect([self], self._watch, -1)
         self.reset()
 
@@ -157,7 +153,13 @@ class Hart:
             HostError: there is no translator for this host.
         """
         if engine == TRANSLATOR and self._buffer is None:
-            raise HostError(f"the translator needs {missing()}", hint='vm.engine = "auto" takes what there is')
+            lacking = missing()
+            if lacking:
+                raise HostError(f"the translator needs {lacking}", hint='vm.engine = "auto" takes what there is')
+            self._buffer = TranslationBuffer(self["RAM_SIZE"])
+            for name, value in self._buffer.slots().items():
+                self[name] = value
+            self.state[st.FLAGS_TABLE : st.FLAGS_TABLE + 8] = np.frombuffer(FLAGS_TABLE, np.int64)
         self.engine_name = engine
         self["TRANSLATING"] = int(engine == TRANSLATOR)
         self.flush_translations()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cpu_proc.engine.x86.blocks import UNTRANSLATED
 from cpu_proc.hart import TRANSLATOR, Hart
 from protocol.errors import HostError
 
@@ -41,7 +42,7 @@ def blocks(hart: Hart) -> list[tuple[int, int, int]]:
     for page in np.flatnonzero(generations):  # pages that were executed: the others have no table yet
         entries = _words(hart["CODE_HOST"] + int(page) * _PARCELS * 8, _PARCELS)
         base = hart["RAM_BASE"] + int(page) * _PAGE
-        found += [(int(entries[at]), base + 2 * int(at)) for at in np.flatnonzero(entries)]
+        found += [(int(entries[at]), base + 2 * int(at)) for at in np.flatnonzero(entries > UNTRANSLATED)]
     found.sort()
     ends = [*(entry for entry, _ in found[1:]), hart["EMIT"] + hart["CODE_SHIFT"]]
     return [(entry, end - entry, address) for (entry, address), end in zip(found, ends, strict=True)]

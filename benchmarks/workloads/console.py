@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.machines import end
+
 _READY = re.compile(r"^workloads: ready\n", re.MULTILINE)
 _ENDED = re.compile(r"^workload ended: (\d+)\n", re.MULTILINE)
 _START_S = 180.0
@@ -54,13 +56,7 @@ class Console:
 
     def close(self) -> None:
         """End the emulator."""
-        if self._process.poll() is None:
-            self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
                 stream.close()

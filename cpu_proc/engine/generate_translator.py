@@ -92,10 +92,10 @@ def end_floating(S):
 
 
 @jit
-def execute(S, X, n, loads, fetches):
+def execute(S, X, n, entries, fetches):
     kind = TO_LOOK_UP
     record = 0
-    row = 0
+    back_to = 0
     while n > 0:
         pc = S[PC]
         k = fetches + ((pc >> 8) & {_FETCH_MASK:#x})
@@ -116,7 +116,7 @@ def execute(S, X, n, loads, fetches):
             if code == UNTRANSLATED:
                 store_8(record + 7, TO_INTERPRET)
             else:
-                patch(record - (row & 0xFFFFFFFF), code - S[CODE_SHIFT])
+                patch(back_to, code - S[CODE_SHIFT])
         if code == UNTRANSLATED:
             return n
         keep_jump(S, pc, code)
@@ -124,23 +124,24 @@ def execute(S, X, n, loads, fetches):
         resume = True
         while resume:
             S[ENTRIES] += 1
-            record = S[CODE_BASE] + call_4(S[TRAMPOLINE], code, S[SELF_HOST], loads, n)
+            record = S[CODE_BASE] + call_4(S[TRAMPOLINE], code, S[SELF_HOST], entries, n)
             n = S[FUEL]
             row = load_i64(record)
             kind = row >> 56
+            back_to = record - (row & 0xFFFFFFFF)
             if kind == TO_LOOK_UP:
                 break
             S[PC] = S[CODE_PAGE] + (row >> 32 & 0xFFFF)
             if kind == TO_CHAIN:
                 break
             if kind == ON_MISS:
-                resume = missed(S, X, fetches, record - (row & 0xFFFFFFFF))
+                resume = missed(S, X, fetches, back_to)
             elif kind == ON_FLOAT:
                 resume = begin_floating(S)
             else:
                 resume = False
             if resume:
-                code = record - (row & 0xFFFFFFFF) + S[CODE_SHIFT]
+                code = back_to + S[CODE_SHIFT]
             else:
                 n += row >> 48 & 0xFF
                 if kind == ON_FUEL:
@@ -150,11 +151,11 @@ def execute(S, X, n, loads, fetches):
 
 
 @jit
-def translated(S, X, n, loads, fetches):
+def translated(S, X, n, entries, fetches):
     S[JUMPS] = S[JUMPS_HOST] + (tlb_mode(S, 0) // {st.TLB_ENTRIES}) * {st.JUMP_BYTES}
     S[INTERPRET] = 1
     S[ZERO_READY] = 1 if enabled(S, {CBZE}) else 0
-    n = execute(S, X, n, loads, fetches)
+    n = execute(S, X, n, entries, fetches)
     if S[FLOAT_READY]:
         end_floating(S)
     S[INTERPRETED] += S[INTERPRET] if n > 0 else 0

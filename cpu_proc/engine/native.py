@@ -49,7 +49,6 @@ def _native(arity: int, generate: _Generate, *, void: bool = False) -> Any:
         3: lambda _ctx, a, b, c: (signature, codegen),
         4: lambda _ctx, a, b, c, d: (signature, codegen),
         5: lambda _ctx, a, b, c, d, e: (signature, codegen),
-        7: lambda _ctx, a, b, c, d, e, f, g: (signature, codegen),
     }
     return intrinsic(typing[arity])
 
@@ -149,7 +148,7 @@ def _call(arity: int) -> Any:
 
 
 # (function address, arguments...) with the C convention
-call_2, call_3, call_4, call_6 = _call(2), _call(3), _call(4), _call(6)
+call_2, call_3, call_4 = _call(2), _call(3), _call(4)
 
 
 @intrinsic

@@ -18,6 +18,8 @@ from cpu_proc.engine.native import store_8, store_32, store_64
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
 STATE, TLB, FUEL = RBP, R12, R14
+IF_BELOW, IF_EQUAL, IF_NOT_EQUAL, IF_SIGN, IF_PARITY, IF_LESS = 0x2, 0x4, 0x5, 0x8, 0xA, 0xC  # condition codes
+ADD, OR, AND, SUBTRACT, XOR = 0x03, 0x0B, 0x23, 0x2B, 0x33  # opcodes
 DISCARDED = 32  # the register number of a destination that is x0
 
 # sp, and those that compressed instructions reach (RISC-V unprivileged §26.2): compilers use them most
@@ -227,6 +229,12 @@ def page_address(p, host, offset):
     """Mov host, the virtual address at this offset of the page that is being executed."""
     p = load_slot(p, host, st.CODE_PAGE)
     return op_immediate(p, 0, host, offset, 1) if offset else p
+
+
+@jit
+def test_slot(p, slot):
+    """Cmp the lower half of S[slot], 0."""
+    return put1(op_state(p, 0x83, 7, S_PLACE + slot * 8, 0), 0)
 
 
 @jit

@@ -10,6 +10,7 @@ from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import call_3, load_i64, shr, store_64
 from cpu_proc.engine.x86.assembler import (
+    IF_NOT_EQUAL,
     RAX,
     RCX,
     S_PLACE,
@@ -35,7 +36,6 @@ from cpu_proc.engine.x86.assembler import (
     TO_LOOK_UP,  # an indirect jump, to S[PC], which the cache of jumps does not have
     BEYOND,  # not a reason to leave: a jump beyond the page
 ) = range(7)
-NOT_EQUAL = 0x5  # condition code
 UNTRANSLATED = 1  # in the place of a block's address: its first instruction is the interpreter's
 
 
@@ -66,7 +66,7 @@ def look_up_target(S, p):
     p = put32(put2(p, 0x81, 0xE1), st.JUMP_MASK)  # and ecx, mask
     p = put3(p, 0xC1, 0xE1, 3)  # shl ecx, 3
     p = put32(put3(p, 0x48, 0x03, 0x8D), S_PLACE + st.JUMPS * 8)  # add rcx, S[JUMPS]
-    p = jump_if(put3(p, 0x48, 0x3B, 0x01), NOT_EQUAL)  # cmp rax, [rcx]
+    p = jump_if(put3(p, 0x48, 0x3B, 0x01), IF_NOT_EQUAL)  # cmp rax, [rcx]
     leave_by(S, p, TO_LOOK_UP, 0)
     p = put32(put2(p + 4, 0x48, 0x25), -4096)  # and rax, page
     return put3(store_slot(p, RAX, st.CODE_PAGE), 0xFF, 0x61, 8)  # jmp [rcx + 8]

@@ -14,6 +14,10 @@ from cpu_proc.engine.jit import inlined, jit
 from cpu_proc.engine.x86.assembler import (
     DISCARDED,
     F_PLACE,
+    IF_EQUAL,
+    IF_NOT_EQUAL,
+    IF_PARITY,
+    IF_SIGN,
     RAX,
     RCX,
     RDX,
@@ -33,14 +37,13 @@ from cpu_proc.engine.x86.assembler import (
     put32,
     settle,
     store_slot,
+    test_slot,
 )
 from cpu_proc.engine.x86.blocks import escape
-from cpu_proc.engine.x86.integer import EQUAL, NOT_EQUAL, low_word, rd, rs1, rs2
+from cpu_proc.engine.x86.integer import low_word, rd, rs1, rs2
 from cpu_proc.engine.x86.memory import base, put_store
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
-
-PARITY, SIGN = 0xA, 0x8  # condition codes
 
 
 @inlined
@@ -66,7 +69,7 @@ def boxed(S, p, register, double):
         return p
     S[st.BOXED] |= 1 << register
     p = put1(op_state(p, 0x83, 7, place(register) + 4, 0), 0xFF)
-    return escape(S, p, NOT_EQUAL)
+    return escape(S, p, IF_NOT_EQUAL)
 
 
 @jit
@@ -77,27 +80,34 @@ def load_f(S, p, xmm, register, double):
 
 
 @jit
-def box(S, p, register):
-    """Fill the upper half with ones."""
-    S[st.BOXED] |= 1 << register
-    return put32(op_state(p, 0xC7, 0, place(register) + 4, 0), -1)
+def written(S, p, w, double):
+    """Finish a write to f[rd]: a single is boxed, its upper half filled with ones."""
+    if double:
+        S[st.BOXED] &= ~(1 << rd(w))
+        return p
+    S[st.BOXED] |= 1 << rd(w)
+    return put32(op_state(p, 0xC7, 0, place(rd(w)) + 4, 0), -1)
 
 
 @jit
 def store_f(S, p, w, double):
     """f[rd] = xmm0."""
-    p = op_state(put1(p, prefix(double)), 0x0F11, 0, place(rd(w)), 0)
-    if double:
-        S[st.BOXED] &= ~(1 << rd(w))
-        return p
-    return box(S, p, rd(w))
+    return written(S, op_state(put1(p, prefix(double)), 0x0F11, 0, place(rd(w)), 0), w, double)
+
+
+@jit
+def store_bits(S, p, w, host, double):
+    """f[rd] = a host register, or its lower half."""
+    return written(S, op_state(p, 0x89, host, place(rd(w)), double), w, double)
 
 
 @jit
 def settle_number(S, p, w, double):
     """f[rd] = xmm0, unless that is a NaN, which the guest spells in one way alone (§20.3)."""
-    p = op(p, 3886, 0, 0, 0) if not double else op(put1(p, 102), 3886, 0, 0, 0)
-    return store_f(S, escape(S, p, PARITY), w, double)
+    if double:
+        p = put1(p, 0x66)
+    p = op(p, 0x0F2E, 0, 0, 0)  # ucomis: only a NaN is not in order with itself
+    return store_f(S, escape(S, p, IF_PARITY), w, double)
 
 
 @jit
@@ -133,7 +143,7 @@ def multiply_add(S, p, w, opcode, double):
 def extreme(S, p, w, opcode, double):
     """Fmin, fmax: the host's take the second of two equal ones, so both orders are asked, for the sign of zero."""
     p = load_f(S, load_f(S, p, 0, rs1(w), double), 1, rs2(w), double)
-    p = escape(S, compare_f(p, 0x0F2E, double, rs2(w)), PARITY)
+    p = escape(S, compare_f(p, 0x0F2E, double, rs2(w)), IF_PARITY)
     p = op(p, 0x0F28, 2, 0, 0)  # movaps xmm2, xmm0
     p = op(put1(p, prefix(double)), opcode, 0, 1, 0)
     p = op(put1(p, prefix(double)), opcode, 1, 2, 0)
@@ -144,7 +154,7 @@ def extreme(S, p, w, opcode, double):
 def equal(S, p, w, double):
     p = boxed(S, load_f(S, p, 0, rs1(w), double), rs2(w), double)
     p = compare_f(p, 0x0F2E, double, rs2(w))
-    p = op(op(p, 0x0F90 | EQUAL, 0, RAX, 0), 0x0F90 | PARITY | 1, 0, RCX, 0)  # sete al; setnp cl
+    p = op(op(p, 0x0F90 | IF_EQUAL, 0, RAX, 0), 0x0F90 | IF_PARITY | 1, 0, RCX, 0)  # sete al; setnp cl
     return settle(op(op(p, 0x23, RAX, RCX, 0), 0x0FB6, RAX, RAX, 0), rd(w), RAX)
 
 
@@ -173,11 +183,7 @@ def with_sign(S, p, w, operation, double):
             p = op(p, 0x33, RCX, RAX, double)
         p = put1(op(put1(op(p, 0xC1, 5, RCX, double), top), 0xC1, 4, RCX, double), top)
         p = op(p, 0x33, RAX, RCX, double)
-    p = op_state(p, 0x89, RAX, place(rd(w)), double)
-    if double:
-        S[st.BOXED] &= ~(1 << rd(w))
-        return p
-    return box(S, p, rd(w))
+    return store_bits(S, p, w, RAX, double)
 
 
 @jit
@@ -185,8 +191,8 @@ def to_integer(S, p, w, wide, double):
     """Cvtt for truncation, cvt for the mode in force; what is out of range has the host's own mark."""
     p = load_f(S, p, 0, rs1(w), double)
     p = op(put1(p, prefix(double)), 0x0F2C if w >> 32 & 7 == 1 else 0x0F2D, RAX, 0, wide)
-    p = op(load_constant(p, RCX, -1 << 63), 59, RAX, RCX, 1) if wide else put32(op(p, 129, 7, RAX, 0), -1 << 31)
-    p = escape(S, p, EQUAL)
+    p = op(load_constant(p, RCX, -1 << 63), 0x3B, RAX, RCX, 1) if wide else put32(op(p, 0x81, 7, RAX, 0), -1 << 31)
+    p = escape(S, p, IF_EQUAL)
     return settle(p if wide else op(p, 0x63, RAX, RAX, 1), rd(w), RAX)
 
 
@@ -201,7 +207,7 @@ def from_integer(S, p, w, source, double):
         return store_f(S, p, w, double)
     if source == 3:
         p = bring(p, rs1(w), RAX)
-        p = escape(S, op(p, 0x85, host_or(rs1(w), RAX), host_or(rs1(w), RAX), 1), SIGN)
+        p = escape(S, op(p, 0x85, host_or(rs1(w), RAX), host_or(rs1(w), RAX), 1), IF_SIGN)
     p = put1(bring(p, rs1(w), RAX), prefix(double))
     return store_f(S, op(p, 0x0F2A, 0, host_or(rs1(w), RAX), wide), w, double)
 
@@ -220,12 +226,7 @@ def move_to_integer(p, w, double):
 
 @jit
 def move_from_integer(S, p, w, double):
-    p = bring(p, rs1(w), RAX)
-    p = op_state(p, 0x89, host_or(rs1(w), RAX), place(rd(w)), double)
-    if double:
-        S[st.BOXED] &= ~(1 << rd(w))
-        return p
-    return box(S, p, rd(w))
+    return store_bits(S, bring(p, rs1(w), RAX), w, host_or(rs1(w), RAX), double)
 
 
 @jit
@@ -247,11 +248,7 @@ def exchange_flags(p, w, only_reads):
 def load(S, p, w, double):
     """The access of a load into a floating register."""
     p = op_memory(p, 0x8B, RAX, RDX, base(w), w >> 32, double)
-    p = op_state(p, 0x89, RAX, place(rd(w)), double)
-    if double:
-        S[st.BOXED] &= ~(1 << rd(w))
-        return p
-    return box(S, p, rd(w))
+    return store_bits(S, p, w, RAX, double)
 
 
 @jit
@@ -264,4 +261,4 @@ def store(p, w, double):
 @jit
 def ready(p):
     """Cmp S[FLOAT_READY], 0; what follows is the displacement of the jump if it is not set."""
-    return jump_if(put1(op_state(p, 0x83, 7, S_PLACE + st.FLOAT_READY * 8, 0), 0), EQUAL)
+    return jump_if(test_slot(p, st.FLOAT_READY), IF_EQUAL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.x86 import templates as t
 from cpu_proc.engine.x86.assembler import (
+    ADD,
     RAX,
     RCX,
     add_scaled,
@@ -26,7 +27,6 @@ from cpu_proc.engine.x86.integer import rd, rs1, rs2
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
 LEFT, RIGHT, RIGHT_SIGNED = 4, 5, 7  # opcode extensions
-ADD = 0x03
 
 
 @jit

@@ -10,10 +10,18 @@ from __future__ import annotations
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import store_8
 from cpu_proc.engine.x86.assembler import (
+    ADD,
+    AND,
     HOST_OF,
+    IF_BELOW,
+    IF_EQUAL,
+    IF_NOT_EQUAL,
+    OR,
     RAX,
     RCX,
     RDX,
+    SUBTRACT,
+    XOR,
     add_constant,
     add_scaled,
     bring,
@@ -36,8 +44,6 @@ from cpu_proc.engine.x86.assembler import (
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
 HELD = 1 << 29  # in a decoded word: the first operand is in rax (its number plus IN_RAX)
-EQUAL, NOT_EQUAL, BELOW, LESS = 0x4, 0x5, 0x2, 0xC  # condition codes
-SUBTRACT = 0x2B
 
 
 @jit
@@ -87,9 +93,9 @@ def binary(p, w, opcode, wide):
     to = host_or(rd(w), RAX)
     if to == HOST_OF[b] and a != b:
         to = RAX
-    if opcode == 0x03 and wide and HOST_OF[a] >= 0 and HOST_OF[b] >= 0 and to != HOST_OF[a]:
+    if opcode == ADD and wide and HOST_OF[a] >= 0 and HOST_OF[b] >= 0 and to != HOST_OF[a]:
         return settle(add_scaled(p, to, HOST_OF[a], HOST_OF[b], 0), rd(w), to)
-    if b == 0 and opcode != 0x23:  # everything but "and" leaves the first operand
+    if b == 0 and opcode != AND:  # everything but "and" leaves the first operand
         return finish(load_x(p, to, a), w, to, wide)
     p = bring(load_x(p, to, a), b, RCX)
     return finish(op(p, opcode, to, host_or(b, RCX), wide), w, to, wide)
@@ -185,15 +191,15 @@ def test(p, register):
 
 @jit
 def compare(p, w, condition):
-    if rs1(w) == 0 and condition == BELOW:
-        return settle(set_condition(test(p, rs2(w)), NOT_EQUAL, RAX), rd(w), RAX)
+    if rs1(w) == 0 and condition == IF_BELOW:
+        return settle(set_condition(test(p, rs2(w)), IF_NOT_EQUAL, RAX), rd(w), RAX)
     return settle(set_condition(compare_operands(p, rs1(w), rs2(w)), condition, RAX), rd(w), RAX)
 
 
 @jit
 def compare_immediate(p, w, condition):
-    if w >> 32 == 1 and condition == BELOW:
-        return settle(set_condition(test(p, rs1(w)), EQUAL, RAX), rd(w), RAX)
+    if w >> 32 == 1 and condition == IF_BELOW:
+        return settle(set_condition(test(p, rs1(w)), IF_EQUAL, RAX), rd(w), RAX)
     p = op_immediate(bring(p, rs1(w), RAX), 7, host_or(rs1(w), RAX), w >> 32, 1)
     return settle(set_condition(p, condition, RAX), rd(w), RAX)
 
@@ -210,7 +216,7 @@ def multiply_high(p, w, extension, mixed):
     p = op(p, 0xF7, extension, host_or(rs2(w), RCX), 1)
     if mixed:
         p = put1(op(load_x(p, RAX, rs1(w)), 0xC1, 7, RAX, 1), 63)
-        p = op(op(p, 0x23, RAX, host_or(rs2(w), RCX), 1), SUBTRACT, RDX, RAX, 1)
+        p = op(op(p, AND, RAX, host_or(rs2(w), RCX), 1), SUBTRACT, RDX, RAX, 1)
     return settle(p, rd(w), RDX)
 
 
@@ -218,22 +224,22 @@ def multiply_high(p, w, extension, mixed):
 def divide(p, w, signed, wide, result):
     """Div or idiv; what the host would trap on has answers here (RISC-V unprivileged §13.2)."""
     p = first_operand(load_x(p, RCX, rs2(w)), w, RAX, 1)
-    p = put2(op(p, 0x85, RCX, RCX, wide), 0x70 | EQUAL, 0)
+    p = put2(op(p, 0x85, RCX, RCX, wide), 0x70 | IF_EQUAL, 0)
     by_zero = p - 1
     by_minus_one = 0
     if signed:
-        p = put2(op_immediate(p, 7, RCX, -1, wide), 0x70 | EQUAL, 0)
+        p = put2(op_immediate(p, 7, RCX, -1, wide), 0x70 | IF_EQUAL, 0)
         by_minus_one = p - 1
         p = put2(p, 0x48 if wide else 0x40, 0x99)  # cqo, cdq
         p = op(p, 0xF7, 7, RCX, wide)
     else:
-        p = op(op(p, 0x33, RDX, RDX, 0), 0xF7, 6, RCX, wide)
+        p = op(op(p, XOR, RDX, RDX, 0), 0xF7, 6, RCX, wide)
     p = put2(p, 0xEB, 0)
     done = p - 1
     done_too = 0
     if signed:
         patch_short(by_minus_one, p)
-        p = op(op(p, 0xF7, 3, RAX, wide), 0x33, RDX, RDX, 0)  # neg rax; xor edx, edx
+        p = op(op(p, 0xF7, 3, RAX, wide), XOR, RDX, RDX, 0)  # neg rax; xor edx, edx
         p = put2(p, 0xEB, 0)
         done_too = p - 1
     patch_short(by_zero, p)
@@ -294,7 +300,7 @@ def choose(p, w, condition):
 @jit
 def choose_zero(p, w, condition):
     """Zicond: the first operand, or zero."""
-    p = op(load_x(p, RAX, rs1(w)), 0x33, RCX, RCX, 0)
+    p = op(load_x(p, RAX, rs1(w)), XOR, RCX, RCX, 0)
     p = op(test(p, rs2(w)), 0x0F40 | condition, RAX, RCX, 1)
     return settle(p, rd(w), RAX)
 
@@ -310,9 +316,9 @@ def reverse_bytes(p, w):
 def spread_bytes(p, w):
     """orc.b: the top bit of each byte that is not zero, times 255."""
     p = load_constant(load_x(p, RAX, rs1(w)), RCX, 0x7F7F7F7F7F7F7F7F)
-    p = op(op(move(p, RDX, RAX), 0x23, RAX, RCX, 1), 0x03, RAX, RCX, 1)
-    p = op(op(p, 0x0B, RAX, RDX, 1), 0xF7, 2, RCX, 1)  # or rax, rdx; not rcx
-    p = put1(op(op(p, 0x23, RAX, RCX, 1), 0xC1, 5, RAX, 1), 7)  # and rax, rcx; shr rax, 7
+    p = op(op(move(p, RDX, RAX), AND, RAX, RCX, 1), ADD, RAX, RCX, 1)
+    p = op(op(p, OR, RAX, RDX, 1), 0xF7, 2, RCX, 1)  # or rax, rdx; not rcx
+    p = put1(op(op(p, AND, RAX, RCX, 1), 0xC1, 5, RAX, 1), 7)  # and rax, rcx; shr rax, 7
     p = op(p, 0x69, RAX, RAX, 1)  # imul rax, rax, 255
     store_8(p, 255)
     store_8(p + 1, 0)
@@ -356,4 +362,4 @@ def pack_words(p, w):
     """Pack: the lower words of both."""
     p = put1(op(load_x(p, RCX, rs2(w)), 0xC1, 4, RCX, 1), 32)
     p = low_word(p, w, RAX)
-    return settle(op(p, 0x0B, RAX, RCX, 1), rd(w), RAX)
+    return settle(op(p, OR, RAX, RCX, 1), rd(w), RAX)

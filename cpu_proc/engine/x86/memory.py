@@ -11,6 +11,7 @@ from cpu_proc.engine import state as st
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.x86.assembler import (
     DISCARDED,
+    IF_NOT_EQUAL,
     RAX,
     RCX,
     RDX,
@@ -38,7 +39,7 @@ from cpu_proc.engine.x86.assembler import (
     settle,
     store_slot,
 )
-from cpu_proc.engine.x86.integer import NOT_EQUAL, rd, rs1, rs2
+from cpu_proc.engine.x86.integer import rd, rs1, rs2
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -70,7 +71,7 @@ def look_up(p, at, lowest, end, stores, aligned):
     p = put3(p, 0xC1, 0xE9, 7)  # shr ecx, 7
     p = put32(put2(p, 0x81, 0xE1), _TLB_MASK)  # and ecx, mask
     p = put4(p, 0x49, 0x3B, 0x54, 0x0C)  # cmp rdx, [r12 + rcx + place]
-    return jump_if(put1(p, st.DATA_STORES if stores else st.DATA_LOADS), NOT_EQUAL)
+    return jump_if(put1(p, st.DATA_STORES if stores else st.DATA_LOADS), IF_NOT_EQUAL)
 
 
 @jit
@@ -140,7 +141,7 @@ def modify(p, w, opcode, wide):
     p = put2(put1(p, 0x48 if wide else 0x40), 0x8B, 0x02)  # mov rax, [rdx]
     again = p
     p = put_lock(op_x(move(p, RCX, RAX), opcode, RCX, rs2(w), 1), 0x0FB1, RCX, wide)
-    p = put2(p, 0x70 | NOT_EQUAL, again - (p + 2) & 0xFF)
+    p = put2(p, 0x70 | IF_NOT_EQUAL, again - (p + 2) & 0xFF)
     return settle_sized(p, w, RAX, wide)
 
 
@@ -188,11 +189,11 @@ def load_reserved(p, w, size):
 def store_conditional(p, w, size):
     p = put_reservation(host_address(p, w), size)
     p = op_state(p, 0x3B, RCX, S_PLACE + st.RESERVATION * 8, 1)
-    p = put2(p, 0x70 | NOT_EQUAL, 0)
+    p = put2(p, 0x70 | IF_NOT_EQUAL, 0)
     other = p
     p = load_x(load_slot(p, RAX, st.RESERVED_VALUE), RCX, rs2(w))
     p = put_lock(p, 0x0FB1, RCX, size >> 3)
     put1(other - 1, p - other)
-    p = set_condition(p, NOT_EQUAL, RCX)
+    p = set_condition(p, IF_NOT_EQUAL, RCX)
     p = store_slot(load_constant(p, RAX, -1), RAX, st.RESERVATION)
     return settle(p, rd(w), RCX)

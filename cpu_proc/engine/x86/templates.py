@@ -11,6 +11,7 @@ from enum import IntEnum, auto
 import numpy as np
 
 from cpu_proc.engine.numbering import numbers
+from cpu_proc.engine.x86.assembler import ADD, AND, IF_BELOW, IF_EQUAL, IF_LESS, IF_NOT_EQUAL, OR, SUBTRACT, XOR
 
 
 class Form(IntEnum):
@@ -83,18 +84,16 @@ class Form(IntEnum):
 
 
 F = Form
-_ADD, _OR, _AND, _SUB, _XOR = 0x03, 0x0B, 0x23, 0x2B, 0x33
-_BELOW, _EQUAL, _NOT_EQUAL, _LESS = 0x2, 0x4, 0x5, 0xC
 _QUOTIENT, _REMAINDER = 0, 2  # rax, rdx
 
 _INTEGER: dict[str, tuple[int, ...]] = {
     "lui": (F.CONSTANT,), "auipc": (F.PC_RELATIVE,),
     "addi": (F.ADD_IMMEDIATE,), "addiw": (F.ADD_WORD_IMMEDIATE,),
     "xori": (F.IMMEDIATE, 6), "ori": (F.IMMEDIATE, 1), "andi": (F.IMMEDIATE, 4),
-    "slti": (F.COMPARE_IMMEDIATE, _LESS), "sltiu": (F.COMPARE_IMMEDIATE, _BELOW),
-    "slt": (F.COMPARE, _LESS), "sltu": (F.COMPARE, _BELOW),
-    "add": (F.BINARY, _ADD, 1), "sub": (F.BINARY, _SUB, 1), "xor": (F.BINARY, _XOR, 1),
-    "or": (F.BINARY, _OR, 1), "and": (F.BINARY, _AND, 1), "addw": (F.BINARY, _ADD, 0), "subw": (F.BINARY, _SUB, 0),
+    "slti": (F.COMPARE_IMMEDIATE, IF_LESS), "sltiu": (F.COMPARE_IMMEDIATE, IF_BELOW),
+    "slt": (F.COMPARE, IF_LESS), "sltu": (F.COMPARE, IF_BELOW),
+    "add": (F.BINARY, ADD, 1), "sub": (F.BINARY, SUBTRACT, 1), "xor": (F.BINARY, XOR, 1),
+    "or": (F.BINARY, OR, 1), "and": (F.BINARY, AND, 1), "addw": (F.BINARY, ADD, 0), "subw": (F.BINARY, SUBTRACT, 0),
     "slli": (F.SHIFT_IMMEDIATE, 4, 1), "srli": (F.SHIFT_IMMEDIATE, 5, 1), "srai": (F.SHIFT_IMMEDIATE, 7, 1),
     "slliw": (F.SHIFT_IMMEDIATE, 4, 0), "srliw": (F.SHIFT_IMMEDIATE, 5, 0), "sraiw": (F.SHIFT_IMMEDIATE, 7, 0),
     "sll": (F.SHIFT, 1, 1), "srl": (F.SHIFT, 3, 1), "sra": (F.SHIFT, 2, 1),
@@ -113,7 +112,7 @@ _INTEGER: dict[str, tuple[int, ...]] = {
     "sh2add": (F.SHIFT_AND_ADD, 2, 0), "sh2add.uw": (F.SHIFT_AND_ADD, 2, 1),
     "sh3add": (F.SHIFT_AND_ADD, 3, 0), "sh3add.uw": (F.SHIFT_AND_ADD, 3, 1),
     # Zbb, Zbkb
-    "andn": (F.AND_WITH_NOT,), "orn": (F.LOGIC_WITH_NOT, _OR), "xnor": (F.LOGIC_WITH_NOT, _XOR),
+    "andn": (F.AND_WITH_NOT,), "orn": (F.LOGIC_WITH_NOT, OR), "xnor": (F.LOGIC_WITH_NOT, XOR),
     "clz": (F.UNARY, 0x0FBD, 0xF3, 1), "ctz": (F.UNARY, 0x0FBC, 0xF3, 1), "cpop": (F.UNARY, 0x0FB8, 0xF3, 1),
     "clzw": (F.UNARY, 0x0FBD, 0xF3, 0), "ctzw": (F.UNARY, 0x0FBC, 0xF3, 0), "cpopw": (F.UNARY, 0x0FB8, 0xF3, 0),
     "sext.b": (F.UNARY, 0x0FBE, 0, 1), "sext.h": (F.UNARY, 0x0FBF, 0, 1), "zext.h": (F.UNARY, 0x0FB7, 0, 0),
@@ -125,7 +124,7 @@ _INTEGER: dict[str, tuple[int, ...]] = {
     "bset": (F.ONE_BIT, 0x0FAB), "bclr": (F.ONE_BIT, 0x0FB3), "binv": (F.ONE_BIT, 0x0FBB), "bext": (F.EXTRACT_BIT,),
     "bseti": (F.ONE_BIT_IMMEDIATE, 5), "bclri": (F.ONE_BIT_IMMEDIATE, 6), "binvi": (F.ONE_BIT_IMMEDIATE, 7),
     "bexti": (F.EXTRACT_BIT_IMMEDIATE,),
-    "czero.eqz": (F.CHOOSE_ZERO, _EQUAL), "czero.nez": (F.CHOOSE_ZERO, _NOT_EQUAL),
+    "czero.eqz": (F.CHOOSE_ZERO, IF_EQUAL), "czero.nez": (F.CHOOSE_ZERO, IF_NOT_EQUAL),
 }  # fmt: skip
 _MEMORY = {
     "lb": (F.LOAD, 0x0FBE, 1, 1), "lh": (F.LOAD, 0x0FBF, 1, 2), "lw": (F.LOAD, 0x63, 1, 4), "ld": (F.LOAD, 0x8B, 1, 8),
@@ -138,7 +137,7 @@ _MEMORY = {
 for _suffix, _size in (("w", 4), ("d", 8)):
     _MEMORY[f"amoadd.{_suffix}"] = (F.EXCHANGE, 0x0FC1, 0, _size)
     _MEMORY[f"amoswap.{_suffix}"] = (F.EXCHANGE, 0x87, 0, _size)
-    for _name, _opcode in (("and", _AND), ("or", _OR), ("xor", _XOR)):
+    for _name, _opcode in (("and", AND), ("or", OR), ("xor", XOR)):
         _MEMORY[f"amo{_name}.{_suffix}"] = (F.MODIFY, _opcode, 0, _size)
     _MEMORY[f"lr.{_suffix}"] = (F.LOAD_RESERVED, 0, 0, _size)
     _MEMORY[f"sc.{_suffix}"] = (F.STORE_CONDITIONAL, 0, 0, _size)

@@ -21,7 +21,7 @@ def _pinned(opcode: int) -> bytes:
 
 
 def enter() -> bytes:
-    """Return ``enter(code, state, loads, fuel)``, which comes back through ``leave`` with what a block left in rax."""
+    """Return ``enter(code, state, entries, fuel)``, back through ``leave`` with what a block left in rax."""
     return (
         bytes.fromhex("".join(_SAVED))
         + bytes.fromhex("48 8d ae")  # lea rbp, [rsi + …]

@@ -17,9 +17,11 @@ from cpu_proc.engine.x86.assembler import (
     DISCARDED,
     FUEL,
     HOST_OF,
+    IF_EQUAL,
+    IF_LESS,
     RAX,
     RCX,
-    S_PLACE,
+    SUBTRACT,
     add_constant,
     host_or,
     jump,
@@ -27,12 +29,11 @@ from cpu_proc.engine.x86.assembler import (
     load_constant,
     load_x,
     op_immediate,
-    op_state,
     page_address,
     patch,
-    put1,
     settle,
     store_slot,
+    test_slot,
 )
 from cpu_proc.engine.x86.blocks import (
     BEYOND,
@@ -52,7 +53,7 @@ from cpu_proc.engine.x86.blocks import (
 )
 from cpu_proc.engine.x86.forms import FORMS, form_of, writes_x
 from cpu_proc.engine.x86.fusion import fuses, put_pair
-from cpu_proc.engine.x86.integer import LESS, rd, rs1, rs2
+from cpu_proc.engine.x86.integer import rd, rs1, rs2
 from cpu_proc.engine.x86.sharing import put_look, stop_sharing
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -194,7 +195,7 @@ def hold(w, held):
     if held == 0:
         return w
     form = FORMS[w & 0x3FF, 0]
-    if form == t.BINARY and rs2(w) == held and FORMS[w & 0x3FF, 1] != integer.SUBTRACT:
+    if form == t.BINARY and rs2(w) == held and FORMS[w & 0x3FF, 1] != SUBTRACT:
         w = w & ~(0x3FF << 16) | rs1(w) << 21 | held << 16
     if rs1(w) != held or form in (t.MULTIPLY_HIGH, t.LOGIC_WITH_NOT):
         return w
@@ -264,7 +265,7 @@ def translate(S, decoded, start):
     sharing = load_u8(S[st.STRADDLES_HOST] + (decoded - S[st.DEC_HOST] >> 14)) < st.STRADDLES_MOST
     entry = S[st.EMIT]
     store_64(codes + (start << 2), entry + S[st.CODE_SHIFT])
-    p = jump_if(op_immediate(entry, 7, FUEL, 1, 1), LESS)  # cmp r14, instructions; jl
+    p = jump_if(op_immediate(entry, 7, FUEL, 1, 1), IF_LESS)  # cmp r14, instructions; jl
     total = p - 3
     rows = note(S, 0, p, ON_FUEL, start, 0, p)
     first = rows
@@ -301,7 +302,7 @@ def translate(S, decoded, start):
                 p = memory.fence(p, w)
             elif form < t.LAST_MEMORY:
                 if form == t.ZERO_BLOCK:
-                    p = escape(S, put1(op_state(p, 0x83, 7, S_PLACE + st.ZERO_READY * 8, 0), 0), integer.EQUAL)
+                    p = escape(S, test_slot(p, st.ZERO_READY), IF_EQUAL)
                 p = put_look(S, p, w, decoded, offset, st.BLOCK_MOST - n, sharing)
                 if S[st.LOOK]:
                     rows = note(S, rows, S[st.LOOK], ON_MISS, offset, executed, here)

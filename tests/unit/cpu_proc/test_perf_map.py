@@ -12,16 +12,17 @@ import pytest
 from cpu_proc import perf_map
 from cpu_proc.hart import INTERPRETER, TRANSLATOR
 from protocol.errors import HostError
-from tests.unit.cpu_proc.harness import RAM, Bench, addi, jal
+from tests.unit.cpu_proc.harness import RAM, Bench, addi, csrrs, jal
 
 
 @pytest.fixture
 def fast() -> Iterator[Bench]:
-    """Return a hart that has translated two blocks, on two pages."""
+    """Return a hart that has translated two blocks, on two pages, and met an instruction that it does not translate."""
     bench = Bench(engine_name=TRANSLATOR)
     bench.words(RAM + 0x234, addi(5, 5, 1), addi(6, 6, 1), jal(0, 0x2000))
+    bench.words(RAM + 0x100, csrrs(8, "mhartid"), jal(0, 0x130))
     bench.words(RAM + 0x223C, addi(7, 7, 1), jal(0, -0x2000 - 12))
-    bench["PC"] = RAM + 0x234
+    bench["PC"] = RAM + 0x100
     bench.step(5000)
     yield bench
     bench.close()
@@ -37,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_blocks_have_their_guest_address_and_do_not_overlap(fast: Bench) -> None:
     found = perf_map.blocks(fast.hart)
     assert {RAM + 0x234, RAM + 0x223C} <= {address for _, _, address in found}
+    assert RAM + 0x100 not in {address for _, _, address in found}
     start, end = (fast.hart[slot] + fast.hart["CODE_SHIFT"] for slot in ("CODE_START", "EMIT"))
     assert start <= found[0][0]
     for (entry, size, _), (following, _, _) in itertools.pairwise(found):
