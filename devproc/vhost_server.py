@@ -13,7 +13,7 @@ from pathlib import Path
 
 from devproc.device import Device, Machine
 from devproc.events import EventLoop
-from devproc.vhost_user import Session
+from devproc.vhost_session import Session
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from protocol.errors import ConfigError, HostError

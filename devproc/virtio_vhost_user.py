@@ -1,7 +1,7 @@
 """A virtio device over vhost-user: the front-end, in another process, has the registers, and this is what is left.
 
 The page is this process's own and holds config space and queue records; the front-end tells where rings and memory
-are. ``devproc.vhost_user`` understands the messages and calls the methods here; notifications go out by ``on_used``,
+are. ``devproc.vhost_session`` understands the messages and calls the methods here; notifications go out by ``on_used``,
 ``on_config`` and ``on_broken``.
 """
 

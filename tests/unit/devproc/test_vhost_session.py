@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devproc.vhost_server import Server, Socket
-from devproc.vhost_user import MEMORY_SLOTS, OFFERED
+from devproc.vhost_session import MEMORY_SLOTS, OFFERED
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device
 from devproc.virtio_blk.spec import BlkFeature
