@@ -174,9 +174,10 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.attach import Attacher
     from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
-    from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, Function1, Hart1, Machine1
+    from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, TRACE1, Function1, Hart1, Machine1
     from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
+    from cpu_proc.tracing import FunctionTrace
     from protocol.bus import Bus
     from protocol.objects import Tree
 
@@ -239,6 +240,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             if slot.id not in shown:
                 shown.add(slot.id)
                 tree.add(path, FUNCTION1, Function1(slot))
+                tree.add(path, TRACE1, FunctionTrace(machine, slot))
             tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")
             if machine.state == WAITING:
                 machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""

@@ -18,7 +18,8 @@ from protocol import names
 from protocol.bus import BusError
 from protocol.errors import BusvmError
 
-MACHINE1, HART1, FUNCTION1 = "org.busvm.Machine1", "org.busvm.Hart1", "org.busvm.Function1"
+MACHINE1, HART1 = "org.busvm.Machine1", "org.busvm.Hart1"
+FUNCTION1, TRACE1 = "org.busvm.Function1", "org.busvm.Trace1"
 
 _TRANSFER_MAX = 1 << 20
 _LINES_MAX = 4096

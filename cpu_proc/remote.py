@@ -18,10 +18,12 @@ from dataclasses import dataclass
 
 from cpu_proc.engine import state as st
 from cpu_proc.hart import address_of
+from cpu_proc.tracing import Recorder
 from protocol import messages
 from protocol.layout import BARS, BarFlags, DevicePage, IrqPage, ReadKind, WriteKind
 from protocol.link import Link
 from protocol.memory import Shared
+from protocol.trace import Kind
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Remote:
         self._stalled = stalled
         self.counters = {"reads": 0, "writes": 0, "page_reads": 0, "doorbells": 0, "undefined": 0, "stalls": 0}
         self.last_words: list[int] = []
+        self.trace: Recorder | None = None
         self._places: dict[int, Place] = {}
         self._bells = (-1, 0, 0)  # BAR, offset, stride
         self.sources = slice(0, 0)  # its words in the interrupt page
@@ -150,6 +153,13 @@ class Remote:
 
     def bar_write(self, index: int, offset: int, size: int, value: int) -> None:
         """Write to a BAR."""
+        started = time.monotonic_ns() if self.trace else 0
+        number = self._bar_write(index, offset, size, value)
+        if self.trace and number >= 0:
+            self.trace.access(Kind.WRITE, index, (offset, size), value, number, started)
+
+    def _bar_write(self, index: int, offset: int, size: int, value: int) -> int:
+        """Do it; return the number of the message that it took, 0 for none, -1 for a doorbell."""
         entry = self._places[index]
         kinds = {kind >> 4 for kind in self.shared.u8[entry.kinds + offset : entry.kinds + offset + size]}
         if kinds == {WriteKind.STORE}:
@@ -158,8 +168,10 @@ class Remote:
             self.counters["undefined"] += 1
         elif kinds == {WriteKind.DOORBELL}:
             self.ring(offset, size, value)
+            return -1
         else:
-            self.post(index, offset, size, value, sync=WriteKind.SYNC in kinds)
+            return self.post(index, offset, size, value, sync=WriteKind.SYNC in kinds)
+        return 0
 
     def ring(self, offset: int, size: int, value: int) -> None:
         """Ring the doorbell that a store into the doorbell range means."""
@@ -168,6 +180,8 @@ class Remote:
         index = (offset - first) // stride if stride else by_value
         if 0 <= index < len(self.doorbells):
             self.counters["doorbells"] += 1
+            if self.trace:
+                self.trace.kick(index)
             os.eventfd_write(self.doorbells[index], 1)
         else:
             self.counters["undefined"] += 1
@@ -175,8 +189,10 @@ class Remote:
     def rows(self, python_stores: int = -1) -> list[list[int]]:
         """Return the rows from which compiled code serves the BARs (``engine.state``).
 
-        Stores into BAR ``python_stores`` come to ``bar_write``.
+        Stores into BAR ``python_stores`` come to ``bar_write``; so do doorbells while it is traced, or all accesses.
         """
+        if self.trace and self.trace.registers:
+            return []
         base = address_of(self.shared)
         posted = base + DevicePage.posted.offset  # type: ignore[attr-defined]
         processed = base + DevicePage.processed.offset  # type: ignore[attr-defined]
@@ -191,7 +207,7 @@ class Remote:
                 address, place.size, base + place.image, base + place.kinds, posted, processed,
                 int(index != python_stores),
             ]  # fmt: skip
-            if index == bell_bar and self.doorbells:
+            if index == bell_bar and self.doorbells and not self.trace:
                 row[st.W_DOORBELL_OFFSET : st.W_DOORBELL_FDS + 1] = [
                     first,
                     stride,
@@ -205,23 +221,33 @@ class Remote:
 
     def read_image(self, bar: int, image: int, kinds_at: int, offset: int, size: int) -> int:
         """Read registers whose image and kind bytes begin there in the page."""
+        if not self.trace:
+            return self._read_image(bar, image, kinds_at, offset, size)[0]
+        started = time.monotonic_ns()
+        value, number = self._read_image(bar, image, kinds_at, offset, size)
+        self.trace.access(Kind.READ, bar, (offset, size), value, number, started)
+        return value
+
+    def _read_image(self, bar: int, image: int, kinds_at: int, offset: int, size: int) -> tuple[int, int]:
+        """Do it; return also the number of the message that it took, or 0."""
         kinds = {kind & 15 for kind in self.shared.u8[kinds_at + offset : kinds_at + offset + size]}
         if kinds == {ReadKind.ZERO}:
             self.counters["undefined"] += 1
-            return 0
+            return 0, 0
         if ReadKind.MESSAGE in kinds:
-            return self._ask(lambda epoch, seq: messages.Read(epoch, seq, bar, offset, size))
+            value = self._ask(lambda epoch, seq: messages.Read(epoch, seq, bar, offset, size))
+            return value, self._requests
         if self.page.posted != self.page.processed:
             self.barrier("flush")
         self.counters["page_reads"] += 1
-        return int.from_bytes(self.shared.bytes(image + offset, size), "little")
+        return int.from_bytes(self.shared.bytes(image + offset, size), "little"), 0
 
     def barrier(self, what: str) -> int:
         """Have the device act on everything sent so far; return all ones if the machine ends meanwhile."""
         return self._ask(lambda epoch, seq: messages.Barrier(epoch, seq, what))
 
-    def post(self, bar: int, offset: int, size: int, value: int, *, sync: bool = False) -> None:
-        """Send a write and go on, or with ``sync`` wait until it has had its effect."""
+    def post(self, bar: int, offset: int, size: int, value: int, *, sync: bool = False) -> int:
+        """Send a write and go on, or with ``sync`` wait until it has had its effect; return its number."""
         if len(self._unacknowledged) >= _POSTED_MAX:
             self.barrier("flush")  # a device that does not keep up holds the hart, not the host's memory
         with self._lock:
@@ -235,6 +261,7 @@ class Remote:
                 self._link.send(write)
         if sync:
             self.barrier("flush")
+        return seq
 
     def _forget_processed(self) -> None:
         processed = self.page.processed

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from devproc.registers import Bar, Register, RegisterMap
+from devproc.state import Record
+from devproc.tracing import Observer
 from protocol.errors import ConfigError, VersionMismatch
 from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, BarFlags, DevicePage, IrqPage, ReadKind, WriteKind, kind
 from protocol.log import RateLimit
@@ -102,6 +104,11 @@ class Device:
     state_version: int = 1
     """Version of the private state in the page; another one is refused."""
 
+    request_header: ClassVar[type[Record] | None] = None
+    """What a request begins with, for traces."""
+    request_answer: ClassVar[type[Record] | None] = None
+    """What the answer to a request ends with, for traces."""
+
     registers: ClassVar[RegisterMap] = RegisterMap([])
 
     def __init_subclass__(cls) -> None:
@@ -122,6 +129,8 @@ class Device:
         """Doorbells that have rung and not been served."""
         self.ask_pause: Callable[[str], bool] = lambda _reason: False
         """Ask for a pause of the machine and return whether somebody can; then ``retry`` or ``give_up`` is called."""
+        self.observer: Observer | None = None
+        """There while somebody traces."""
         self._bad = RateLimit()
 
     # what the declaration says

@@ -1,4 +1,4 @@
-"""The device on the bus: Device1, Registers1 and Queues1 (the XML files in ``protocol``), served from a thread.
+"""The device on the bus: Device1, Registers1, Trace1 and Queues1 (the XML files in ``protocol``), served from a thread.
 
 The thread runs the only event loop of the process. It never touches the device: what changes anything is called on
 the device loop, what is shown is read from the page.
@@ -16,12 +16,14 @@ from typing import Any
 
 from devproc.attachment import Offer
 from devproc.loop import WAITING, DeviceLoop
+from devproc.tracing import fields
 from devproc.virtio import VirtioDevice
 from protocol import names
 from protocol.bus import Bus, BusError, Disconnected, Variant
-from protocol.errors import BusvmError
+from protocol.errors import BusvmError, Malformed
 from protocol.layout import DevicePage
 from protocol.objects import Tree
+from protocol.trace import accept
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ PAUSE_POLL_S = 0.2
 
 MACHINE1, PAUSED = "org.busvm.Machine1", "paused"
 DEVICE1, REGISTERS1, QUEUES1 = "org.busvm.Device1", "org.busvm.Registers1", "org.busvm.Queues1"
+TRACE1 = "org.busvm.Trace1"
 
 
 class Device1:
@@ -110,6 +113,33 @@ class Registers1:
         return {r.name: self.read(r.name) for r in self._registers.all}
 
 
+class Trace1:
+    """org.busvm.Trace1."""
+
+    def __init__(self, loop: DeviceLoop) -> None:
+        self._loop = loop
+        self.request = fields(loop.device.request_header)
+        self.answer = fields(loop.device.request_answer)
+
+    @property
+    def active(self) -> bool:
+        """Whether somebody traces."""
+        return self._loop.device.observer is not None
+
+    async def start(self, page: int, lifeline: int, _options: dict[str, Any]) -> None:
+        """Write events from now on."""
+        try:
+            shared = accept(page)
+        except Malformed:
+            os.close(lifeline)
+            raise
+        await asyncio.wrap_future(self._loop.call(lambda: self._loop.trace(shared, lifeline)))
+
+    async def stop(self) -> None:
+        """Write no more."""
+        await asyncio.wrap_future(self._loop.call(self._loop.untrace))
+
+
 class Queues1:
     """org.busvm.Queues1."""
 
@@ -174,6 +204,7 @@ class BusThread:
         shown = Device1(self._loop, device_id=self._id, kind=self._kind, description=self._description)
         tree.add(path, DEVICE1, shown)
         tree.add(path, REGISTERS1, Registers1(self._loop))
+        tree.add(path, TRACE1, Trace1(self._loop))
         if isinstance(self._loop.device, VirtioDevice):
             tree.add(path, QUEUES1, Queues1(self._loop.device))
         for interface, implementation in self._objects.items():

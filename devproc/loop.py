@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
+from functools import partial
 
 from devproc.attachment import Attachment, Offer
 from devproc.device import Device
 from devproc.events import EventLoop
+from devproc.tracing import Observer
 from protocol import messages
 from protocol.errors import BusvmError, ConfigError
 from protocol.log import Context
+from protocol.trace import SOURCE, TracePage
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ class DeviceLoop(EventLoop):
         self._context = context
         self._attachment: Attachment | None = None
         for fd, handler in device.sources().items():
-            self.watch(fd, handler)
+            self.watch(fd, partial(self._source, handler))
 
     @property
     def epoch(self) -> int:
@@ -64,6 +68,15 @@ class DeviceLoop(EventLoop):
                 busy = self._serve()
         finally:
             self.detach()
+            self.untrace()
+
+    def _source(self, handler: Callable[[], None]) -> None:
+        """Have the device handle a descriptor of its own."""
+        observer = self.device.observer
+        started = time.monotonic_ns() if observer else 0
+        handler()
+        if observer:
+            observer.busy(SOURCE, started)
 
     def _ring(self, fd: int, index: int) -> None:
         os.eventfd_read(fd)
@@ -79,8 +92,12 @@ class DeviceLoop(EventLoop):
             return False  # the rest of the posted writes wakes us
         for index in sorted(device.pending):
             device.pending.discard(index)
+            observer = device.observer
+            started = time.monotonic_ns() if observer else 0
             if device.doorbell(index):
                 device.pending.add(index)
+            if observer:
+                observer.busy(index, started)
         return bool(device.pending)
 
     def _drain_link(self) -> None:
@@ -93,6 +110,8 @@ class DeviceLoop(EventLoop):
 
     def _handle(self, message: messages.Any, attachment: Attachment) -> None:
         link = attachment.link
+        observer = self.device.observer
+        started = time.monotonic_ns() if observer else 0
         if isinstance(message, messages.Write):
             page = attachment.machine.page
             if message.seq <= page.processed:
@@ -102,10 +121,14 @@ class DeviceLoop(EventLoop):
                 self.device.counters["skipped_writes"] += message.seq - page.processed - 1
             self.device.write(message.bar, message.offset, message.size, message.value)
             page.processed = message.seq  # after its effect is in the page
+            if observer:
+                observer.served(message, message.value, started)
         elif isinstance(message, messages.Read):
             value = self.device.read(message.bar, message.offset, message.size)
             _answer_in_page(attachment, message.seq, value)
             link.send(messages.Value(link.epoch, message.seq, value))
+            if observer:
+                observer.served(message, value, started)
         elif isinstance(message, messages.Barrier):
             self._barrier(message, attachment)
         else:
@@ -127,6 +150,31 @@ class DeviceLoop(EventLoop):
         self._enter(QUIESCED if self.device.quiesced else ATTACHED)
         _answer_in_page(attachment, message.seq, 0)
         link.send(messages.Done(link.epoch, message.seq))
+
+    # tracing
+
+    def trace(self, page: TracePage, lifeline: int) -> None:
+        """Write events into ``page`` until ``untrace``, or until the lifeline is cut.
+
+        Raises:
+            ConfigError: somebody traces already. Page and lifeline are closed.
+        """
+        device = self.device
+        header, answer = (record.LENGTH if record else 0 for record in (device.request_header, device.request_answer))
+        observer = Observer(page, lifeline, header=header, answer=answer)
+        if device.observer is not None:
+            observer.close()
+            raise ConfigError("somebody traces this device already")
+        device.observer = observer
+        self.watch(lifeline, self.untrace)
+
+    def untrace(self) -> None:
+        """Write no more events."""
+        observer = self.device.observer
+        if observer is not None:
+            self.device.observer = None
+            self.unwatch(observer.lifeline)
+            observer.close()
 
     # joining and leaving
 

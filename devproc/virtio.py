@@ -102,10 +102,14 @@ class VirtioDevice(VirtioTransport):
         """Return a chain of which ``written`` bytes were written; ``publish`` shows it to the guest."""
         if self.queues.get(queue.index) is queue:
             queue.push(head, written)
+            if self.observer:
+                self.observer.done(self.machine.memory, queue.index, head, written)
 
     def publish(self, queue: Virtqueue) -> None:
         """Show what was finished, and interrupt the guest if it wants that."""
         if queue.publish():
+            if self.observer:
+                self.observer.interrupts(self.source(queue), queue.index)
             self.notify(queue)
 
     def doorbell(self, index: int) -> bool:
@@ -117,6 +121,9 @@ class VirtioDevice(VirtioTransport):
         for count in range(1, _BUDGET + 1):
             chain = queue.pop()
             if chain is not None:
+                if self.observer:
+                    memory = self.machine.memory
+                    self.observer.taken(memory, queue.index, chain.head, chain.readable, chain.writable)
                 self.request(queue, chain)
                 if count % _BATCH == 0:
                     self.publish(queue)

@@ -150,6 +150,10 @@ class VirtioPci(PciDevice, VirtioTransport):
         elif queue.record.vector != NO_VECTOR:
             self.machine.message(queue.record.vector)
 
+    def source(self, queue: Virtqueue) -> int:
+        """Return the queue's vector + 1, or without MSI-X 0."""
+        return (queue.record.vector + 1) & 0xFFFF if self.msix_enabled else 0
+
     def notify_config(self) -> None:
         """Send the message of configuration changes, or without MSI-X hold the line."""
         if not self.msix_enabled:

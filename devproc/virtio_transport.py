@@ -80,6 +80,10 @@ class VirtioTransport(Device):
         """Interrupt the guest about used buffers."""
         self.raise_isr(ISR_QUEUE)
 
+    def source(self, queue: Virtqueue) -> int:
+        """Return which of the function's interrupts is the queue's: 0 the wire, 1 + vector."""
+        return 0
+
     def notify_config(self) -> None:
         """Interrupt the guest about its config space."""
         self.raise_isr(ISR_CONFIG)

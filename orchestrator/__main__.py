@@ -24,6 +24,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "config": "describe",
     "validate": "describe",
     "inspect": "inspect",
+    "trace": "trace",
     "pause": "control",
     "resume": "control",
     "reset": "control",

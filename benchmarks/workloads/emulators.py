@@ -39,7 +39,7 @@ class Busvm:
 
     def __init__(self, image: Image, folder: Path) -> None:
         self._image, self._folder = image, folder
-        self._vm = f"work{os.getpid()}"
+        self.vm = f"work{os.getpid()}"
         self.engine = engine() or _ENGINE
         self.name = f"busvm {self.engine}"
 
@@ -47,7 +47,7 @@ class Busvm:
         """Return the foreground ``orchestrator up``."""
         path = self._folder / "vm.toml"
         path.write_text(
-            f'[vm]\nname = "{self._vm}"\nmemory = "512M"\nengine = "{self.engine}"\n'
+            f'[vm]\nname = "{self.vm}"\nmemory = "512M"\nengine = "{self.engine}"\n'
             f'[boot]\nkernel = "{self._image.kernel}"\ninitrd = "{self._image.initrd}"\ncmdline = "{cmdline}"\n'
             f'[[device]]\nid = "disk0"\ntype = "virtio-blk"\nimage = "{disk}"\n'
         )
@@ -55,7 +55,7 @@ class Busvm:
 
     def processes(self, pid: int) -> dict[str, int]:
         """Return the processes of the machine, and the command itself."""
-        command = orchestrator_command("ps", self._vm, "--json")
+        command = orchestrator_command("ps", self.vm, "--json")
         listing = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         return {"orchestrator": pid} | {row["id"]: row["pid"] for row in listing["processes"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from cpu_proc import memory_map as mm
@@ -10,6 +11,7 @@ from cpu_proc.hart import address_of
 from cpu_proc.remote import Remote, Stalled
 from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, DevicePage, WriteKind
 from protocol.memory import Shared
+from protocol.trace import Kind
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +66,25 @@ class Function(Remote):
 
     def config_write(self, offset: int, size: int, value: int) -> bool:
         """Write configuration space under its mask; return whether decoding or MSI-X may have changed."""
+        started = time.monotonic_ns() if self.trace else 0
+        number, changed = self._config_write(offset, size, value)
+        if self.trace:
+            self.trace.access(Kind.WRITE, CONFIG_BAR, (offset, size), value, number, started)
+        return changed
+
+    def _config_write(self, offset: int, size: int, value: int) -> tuple[int, bool]:
+        """Do it; return also the number of the message that it took, or 0."""
         first = DevicePage.CONFIG_KINDS + offset
         kinds = {kind >> 4 for kind in self.shared.u8[first : first + size]}
         if kinds & {WriteKind.POST, WriteKind.SYNC}:
-            self.post(CONFIG_BAR, offset, size, value, sync=WriteKind.SYNC in kinds)
-            return False
+            return self.post(CONFIG_BAR, offset, size, value, sync=WriteKind.SYNC in kinds), False
         for i in range(size):
             at = offset + i
             mask = self.shared.u8[DevicePage.CONFIG_MASK + at]
             old = self.shared.u8[DevicePage.CONFIG + at]
             self.shared.u8[DevicePage.CONFIG + at] = (old & ~mask) | (value >> (8 * i) & mask)
         cap = self.msix.capability if self.msix else 0
-        return offset < BAR0 + 4 * BARS or (cap != 0 and cap <= offset + size and offset < cap + 4)
+        return 0, offset < BAR0 + 4 * BARS or (cap != 0 and cap <= offset + size and offset < cap + 4)
 
     def config(self, offset: int, size: int) -> int:
         """Return what configuration space holds, without side effects."""
@@ -95,6 +104,8 @@ class Function(Remote):
 
     def rows(self, python_stores: int = -1) -> list[list[int]]:
         """Add configuration space, to read from; the table of MSI-X needs a look when it changes."""
+        if self.trace and self.trace.registers:
+            return []
         base = address_of(self.shared)
         row = [
             mm.PCIE_ECAM.base + (self.slot << 15),

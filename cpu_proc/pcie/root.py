@@ -61,9 +61,9 @@ class Root:
         """Return what the harts may serve from pages."""
         rows = []
         for function in self.functions.values():
-            config, *bars = function.rows()
-            rows.append(config)
-            rows.extend(row for row in bars if self._in_aperture(row[W_BASE], row[W_SIZE]))
+            found = function.rows()
+            rows += found[:1]  # configuration space
+            rows += (row for row in found[1:] if self._in_aperture(row[W_BASE], row[W_SIZE]))
         return rows
 
     def _in_aperture(self, base: int, size: int) -> bool:
@@ -129,6 +129,8 @@ class Root:
         words = function.words(self._irq)
         if not words:
             return
+        if function.trace:
+            function.trace.line(function.last_words, words)
         self._intx_level(function, words[0])
         msix = function.msix
         if msix is None:
@@ -151,7 +153,10 @@ class Root:
                 function.shared.u8[byte] &= ~bit
                 delivered[1 + vector] = words[1 + vector]
                 address = function.shared.load(entry, 4) | function.shared.load(entry + 4, 4) << 32
-                self._send(address & ~3, function.shared.load(entry + 8, 4))
+                data = function.shared.load(entry + 8, 4)
+                if function.trace:
+                    function.trace.message(vector, address, data)
+                self._send(address & ~3, data)
         function.last_words = delivered
 
     def _send(self, address: int, data: int) -> None:

@@ -82,5 +82,8 @@ class Slots:
                 self._deliver(device)
 
     def _deliver(self, device: MmioDevice) -> None:
-        device.last_words = device.words(self._irq)
+        words = device.words(self._irq)
+        if device.trace:
+            device.trace.line(device.last_words, words)
+        device.last_words = words
         self._set_line(mm.VIRTIO_IRQ + device.slot, int(any(device.last_words)))

@@ -6,7 +6,7 @@ from devproc.registers import Register
 from devproc.virtio import VirtioDevice
 from devproc.virtio_blk.backing import Backing
 from devproc.virtio_blk.config import Config
-from devproc.virtio_blk.spec import SECTOR, BlkFeature
+from devproc.virtio_blk.spec import SECTOR, BlkFeature, Header, Trailer
 
 RANGE_MAX = 1 << 22  # sectors of one discard or write-zeroes range: 2 GiB
 DISCARDS_MAX = 32  # ranges in one discard; a write-zeroes has one, because the host may have to write it
@@ -19,6 +19,8 @@ class BlockConfigSpace(VirtioDevice):
     device_type = 2
     class_code = 0x01_0000
     config_size = 60
+    request_header = Header
+    request_answer = Trailer
 
     _config = VirtioDevice.device_config
     capacity = Register(_config, 0x00, width=8, access="r", doc="Capacity in sectors of 512 bytes.")

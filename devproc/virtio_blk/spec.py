@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from devproc.state import Record, Word
+
 SECTOR = 512  # the unit of everything on the wire, whatever the block size
-HEADER = 16
 ID_BYTES = 20
 SEGMENT = 16
 
@@ -39,7 +40,32 @@ class Type(IntEnum):
     SECURE_ERASE = 14
 
 
-S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
+class Outcome(IntEnum):
+    """Values of the status byte (virtio 1.2 §5.2.6)."""
+
+    OK = 0
+    IOERR = 1
+    UNSUPP = 2
+
+
+S_OK, S_IOERR, S_UNSUPP = Outcome.OK.value, Outcome.IOERR.value, Outcome.UNSUPP.value
+
+
+class Header(Record):
+    """``struct virtio_blk_req`` up to the data."""
+
+    type = Word(4, names=Type)
+    reserved = Word(4)
+    sector = Word(8, "in units of 512 bytes")
+
+
+class Trailer(Record):
+    """What a request ends with."""
+
+    status = Word(1, names=Outcome)
+
+
+HEADER = Header.LENGTH
 
 FLAG_UNMAP = 1
 

@@ -1,0 +1,1 @@
+"""``orchestrator trace``: what harts and devices do with each other, live."""
