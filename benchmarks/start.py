@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from benchmarks.boot import images, toml
@@ -9,6 +12,8 @@ from benchmarks.figures import Figure, at_most, median
 from benchmarks.machines import busvm, embedded, scratch
 
 _ROUNDS = 5
+_IMPORTS = 11
+_KIT = "import devproc.classes, devproc.pci, devproc.platform, devproc.virtio"
 
 
 def measure() -> list[Figure]:
@@ -25,4 +30,13 @@ def measure() -> list[Figure]:
         # the banner is the guest's first act: an upper bound for its first instruction
         warm = [embedded("?", Path(name)).seconds_to("embedded guest") for _ in range(_ROUNDS)]
         figures.append(at_most("second start, to the guest's first line", median(warm), "s", 1.5))
+    bare, kit = (median(_python(script) for _ in range(_IMPORTS)) for script in ("pass", _KIT))
+    figures.append(at_most("import of the device kit", kit - bare, "s", 0.15, f"Python alone {bare:.3f} s"))
     return figures
+
+
+def _python(script: str) -> float:
+    """Return the seconds that Python takes for ``script``."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", script], check=True)
+    return time.monotonic() - started

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ID=SLOT",
-        help="expect device ID in PCI slot SLOT (1-31), or in mmio0 to mmio7",
+        help="expect device ID in PCI slot SLOT (1-31), in mmio0 to mmio7, or in platform0 to platform31",
     )
     parser.add_argument("--check", action="store_true", help="place the guest on paper, exit 0 if all fits, else 2")
     parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
@@ -108,7 +108,9 @@ def _config(args: argparse.Namespace) -> Config:
         device_id, _, slot = text.partition("=")
         place = Place.parse(slot)
         if not names.ID_PATTERN.match(device_id) or place is None:
-            raise ConfigError(f"--device {text!r}: an id, '=', and a slot from 1 to 31, or from mmio0 to mmio7")
+            raise ConfigError(
+                f"--device {text!r}: an id, '=', and a slot: 1 to 31, mmio0 to mmio7, platform0 to platform31"
+            )
         if device_id in devices or place in devices.values():
             raise ConfigError(f"--device {text!r}: id or slot is taken")
         devices[device_id] = place
@@ -256,6 +258,8 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         await _first(attacher.wait_complete(), off.wait(), bus.wait_closed())
         if not off.is_set() and not attacher.missing():
             attacher.sealed = True
+            if machine.board.platform.devices and not config.state:
+                machine.load_guest()  # again, with their nodes in the device tree
             machine.start()
             await _first(off.wait(), bus.wait_closed())
         machine.quit(machine.exit_status)

@@ -16,6 +16,7 @@ from cpu_proc import memory_map as mm
 from cpu_proc.machine import Machine
 from cpu_proc.pcie.function import Function
 from cpu_proc.place import SLOTS, Place
+from cpu_proc.platform.bus import PlatformDevice, properties
 from cpu_proc.platform.virtio_mmio import MmioDevice
 from cpu_proc.remote import Remote
 from protocol import names
@@ -36,7 +37,7 @@ _VECTORS_MAX = 2048
 MISSING, ATTACHING, ATTACHED, LOST = "missing", "attaching", "attached", "lost"
 
 
-BUSES: dict[str, type[Remote]] = {kind.transport: kind for kind in (Function, MmioDevice)}
+BUSES: dict[str, type[Remote]] = {kind.transport: kind for kind in (Function, MmioDevice, PlatformDevice)}
 
 
 class Slot:
@@ -221,8 +222,11 @@ class Attacher:
             raise ProtocolError(f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}")
         if self._next_source + 1 + vectors > IrqPage.SOURCES:
             raise ProtocolError("out of interrupt sources")
+        node = properties(wishes["Node"]) if place.bus == PlatformDevice.transport else {}
         shared = Shared.create(shm_name(self._runtime.vm, f"dev.{slot.id}"), size)
         remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled)
+        if isinstance(remote, PlatformDevice):
+            remote.node = node
         remote.page.format()
         remote.page.irq_base = self._next_source
         remote.page.irq_count = 1 + vectors

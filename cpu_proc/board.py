@@ -21,6 +21,8 @@ from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
 from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.root import MemoryWindow, Root
+from cpu_proc.platform import bus as platform_bus
+from cpu_proc.platform import virtio_mmio
 from cpu_proc.platform.aclint import Aclint
 from cpu_proc.platform.aia import Aplic, Imsic
 from cpu_proc.platform.flash import BANK, Flash, FlashFile
@@ -30,7 +32,7 @@ from cpu_proc.platform.plic import Plic
 from cpu_proc.platform.power import Power
 from cpu_proc.platform.rtc import Rtc
 from cpu_proc.platform.uart import Uart
-from cpu_proc.platform.virtio_mmio import MmioDevice, Slots
+from cpu_proc.platform.wired import Slots, WiredDevice
 from cpu_proc.remote import Remote
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory
@@ -87,7 +89,9 @@ class Board:
         high = mm.pcie_high(memory.size)
         self._set_windows = wiring.set_windows
         self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self.update_windows)
-        self.slots = Slots(space, irq, set_line, self.update_windows)
+        common = space, irq, set_line, self.update_windows
+        self.slots = Slots(*common, slots=virtio_mmio.SLOTS, first_wire=mm.VIRTIO_IRQ, empty=virtio_mmio.EMPTY)
+        self.platform = Slots(*common, slots=platform_bus.SLOTS, first_wire=mm.PLATFORM_IRQ, empty={})
         self.rom = Rom()
         self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
         self.flash = self._flash(fitting)
@@ -135,25 +139,32 @@ class Board:
     @property
     def remotes(self) -> list[Remote]:
         """The devices in other processes."""
-        return [*self.root.functions.values(), *self.slots.devices]
+        return [*self.root.functions.values(), *self.slots.devices, *self.platform.devices]
+
+    @property
+    def platform_devices(self) -> list[platform_bus.PlatformDevice]:
+        """The devices of the platform bus, which the device tree names."""
+        return [device for device in self.platform.devices if isinstance(device, platform_bus.PlatformDevice)]
 
     def add(self, remote: Remote) -> None:
         """Put a device of another process into its slot."""
         if isinstance(remote, Function):
             self.root.add(remote)
-        elif isinstance(remote, MmioDevice):
-            self.slots.add(remote)
+        elif isinstance(remote, WiredDevice):
+            bus = self.platform if isinstance(remote, platform_bus.PlatformDevice) else self.slots
+            bus.add(remote)
 
     def scan(self) -> None:
         """Look at the interrupt sources of all devices in other processes."""
         self.root.scan()
         self.slots.scan()
+        self.platform.scan()
 
     def update_windows(self) -> None:
         """Tell the harts what they may serve by themselves: code first, since each instruction looks for it."""
         rows = [_code(mm.MROM, self.rom.image)]
         rows += [_code(_bank(index), bank.content) for index, bank in enumerate(self.flash) if bank.readable]
-        self._set_windows([*rows, *self.root.rows(), *self.slots.rows()])
+        self._set_windows([*rows, *self.root.rows(), *self.slots.rows(), *self.platform.rows()])
 
     def stand_in_for_firmware(self) -> None:
         """Set up what M-mode firmware would have, for a guest that begins in S mode."""

@@ -243,7 +243,9 @@ class Machine:
             ConfigError: the guest cannot be loaded.
         """
         seed = os.urandom(32) if self.clock.source == REAL else bytes(32)
-        describe = tree.describe(self.boot_config, len(self.harts), self.ram.size, self.interrupts, seed)
+        describe = tree.describe(
+            self.boot_config, len(self.harts), self.ram.size, self.interrupts, seed, self.board.platform_devices
+        )
         guest = loader.plan(self.boot_config, self.ram.size, len(self.harts), describe)
         guest.placement.store(self.ram)
         self.board.rom.data, self.blob = guest.rom, guest.blob

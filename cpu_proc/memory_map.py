@@ -17,6 +17,7 @@ TEST = Region(0x10_0000, 0x1000)
 RTC = Region(0x10_1000, 0x1000)
 CLINT = Region(0x200_0000, 0x1_0000)
 PCIE_PIO = Region(0x300_0000, 0x1_0000)
+PLATFORM = Region(0x400_0000, 0x200_0000)  # plain devices of other processes
 PLIC = Region(0xC00_0000, 0x60_0000)
 APLIC_M = Region(0xC00_0000, 0x8000)
 APLIC_S = Region(0xD00_0000, 0x8000)
@@ -35,6 +36,8 @@ VIRTIO_IRQ = 1  # to 8, one a slot
 UART0_IRQ = 10
 RTC_IRQ = 11
 PCIE_IRQ = 32  # to 35: INTx, swizzled by slot and pin
+PLATFORM_SLOTS = 32
+PLATFORM_IRQ = 64  # to 95, one a slot
 WIRED_SOURCES = 96
 MSI_IDS = 255
 TIMEBASE_HZ = 10_000_000
@@ -47,6 +50,12 @@ def virtio_slot(index: int) -> Region:
     """Return where slot ``index`` of virtio-mmio is."""
     size = VIRTIO.size // VIRTIO_SLOTS
     return Region(VIRTIO.base + index * size, size)
+
+
+def platform_slot(index: int) -> Region:
+    """Return where slot ``index`` of the platform bus is."""
+    size = PLATFORM.size // PLATFORM_SLOTS
+    return Region(PLATFORM.base + index * size, size)
 
 
 def pcie_high(ram_size: int) -> Region:

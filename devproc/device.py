@@ -15,8 +15,10 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import ClassVar
 
+from devproc.describe import digest
 from devproc.registers import Bar, Register, RegisterMap
 from devproc.state import Record
 from devproc.tracing import Observer
@@ -27,6 +29,8 @@ from protocol.memory import GuestMemory, Shared
 
 logger = logging.getLogger(__name__)
 
+Property = int | str | bytes | bool | list[int] | list[str]
+"""Of a device tree node: a cell, a text, bytes, lists of them; ``True`` is an empty one."""
 ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
 _ALIGN = 0x1000
 
@@ -200,6 +204,11 @@ class Device:
 
     def _check_shape(self, places: dict[int, tuple[int, int]]) -> None:
         page = self.machine.page
+        if page.schema != digest(self.registers, self.state_version):
+            raise VersionMismatch(
+                "the page was filled by a device with other registers or another private state",
+                hint="a restarted device must keep its shape; detach and remove it to change that",
+            )
         same = page.doorbells == self.doorbells and page.msix_vectors == self.vectors
         for index in range(BARS):
             entry = page.bar(index)
@@ -214,6 +223,7 @@ class Device:
     def declare(self, places: dict[int, tuple[int, int]]) -> None:
         """Write the header of the page and all kind bytes: what follows from this build's declarations alone."""
         page = self.machine.page
+        page.schema = digest(self.registers, self.state_version)
         page.doorbells = self.doorbells
         page.msix_vectors = self.vectors
         for index, bar in self.bars().items():
@@ -280,9 +290,16 @@ class Device:
     def give_up(self) -> None:
         """The machine could not be paused."""
 
-    def configuration(self) -> dict[str, str]:
-        """Return the configuration, for people."""
+    def device_tree(self) -> dict[str, Property]:
+        """Return the properties of its node, for a bus on which nothing else says what it is."""
         return {}
+
+    def configuration(self) -> dict[str, str]:
+        """Return the configuration, for people: the fields of ``self.config``, if it is a dataclass."""
+        config = getattr(self, "config", None)
+        if config is None or isinstance(config, type) or not is_dataclass(config):
+            return {}
+        return {field.name: str(getattr(config, field.name)) for field in fields(config)}
 
     # accesses
 

@@ -49,6 +49,7 @@ class Device1:
         self.vectors = device.vectors
         self.doorbells = device.doorbells
         self.configuration = device.configuration()
+        self.node = {name: Variant(_type_of(value), value) for name, value in device.device_tree().items()}
         self._loop = loop
 
     @property
@@ -80,6 +81,13 @@ class Device1:
     async def reset(self) -> None:
         """Power-on state, only while not attached."""
         await asyncio.wrap_future(self._loop.call(self._loop.reset))
+
+
+def _type_of(value: object) -> str:
+    """Return the type on the bus of a device tree property."""
+    if isinstance(value, list):
+        return "a" + _type_of(value[0])
+    return "b" if value is True else {int: "u", str: "s", bytes: "ay"}[type(value)]
 
 
 class Registers1:

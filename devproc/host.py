@@ -8,6 +8,7 @@ device code; D-Bus has a thread of its own.
 from __future__ import annotations
 
 import argparse
+import builtins
 import gc
 import json
 import logging
@@ -47,6 +48,8 @@ class Program:
     """More commands for ``--poke``."""
     objects: Callable[[DeviceLoop], dict[str, object]] = lambda _loop: {}
     """What it has on the bus beside Device1, Registers1 and Queues1: implementations by interface."""
+    device: builtins.type[Device] | None = None
+    """Its class, for ``--describe``."""
     vhost_user: bool = False
     """Whether it can serve vhost-user front-ends: a virtio device, which ``open`` makes over ``vhost-user`` then."""
 
@@ -58,9 +61,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _parser(program: Program) -> argparse.ArgumentParser:
+def _parser(program: Program, prog: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=f"python -m devproc.{program.type.replace('-', '_')}",
+        prog=prog or f"python -m devproc.{program.type.replace('-', '_')}",
         description=program.description,
         epilog="Without --bus the device joins no machine: use --poke to try it by hand.",
     )
@@ -86,20 +89,29 @@ def _parser(program: Program) -> argparse.ArgumentParser:
         front.add_argument("--fd", type=int, metavar="N", help="inherited socket, listening or connected")
         front.add_argument("--once", action="store_true", help="end when the first front-end has gone")
     parser.add_argument("--print-capabilities", action="store_true", help="print type and features as JSON, and exit")
+    parser.add_argument(
+        "--describe",
+        nargs="?",
+        const="markdown",
+        choices=("markdown", "json"),
+        help="print what the device declares: registers, headers of requests; and exit",
+    )
     parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     program.add_arguments(parser)
     return parser
 
 
-def main(program: Program, argv: Sequence[str] | None = None) -> int:
-    """Run the device; return the exit status."""
+def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the device; return the exit status. ``prog`` is how help and errors call it."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if "--print-capabilities" in arguments:
         sys.stdout.write(json.dumps({"type": program.type} | program.capabilities) + "\n")
         return 0
-    parser = _parser(program)
+    parser = _parser(program, prog)
     options = parser.parse_args(arguments)
+    if options.describe:
+        return _describe(program, options)
     context = log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
     try:
         if program.vhost_user and (options.vhost_user is not None or options.fd is not None):
@@ -113,6 +125,18 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"{parser.prog}: error: {error.message}{hint}\n")
         return error.exit_status
+
+
+def _describe(program: Program, options: argparse.Namespace) -> int:
+    from devproc.describe import describe, markdown
+    from devproc.virtio import VirtioDevice
+
+    if program.device is None:
+        raise ConfigError(f"{program.type} says nothing of its class")
+    made = program.device.over(options.transport) if issubclass(program.device, VirtioDevice) else program.device
+    shown = describe(made)
+    sys.stdout.write(markdown(shown) if options.describe == "markdown" else json.dumps(shown, indent=2) + "\n")
+    return 0
 
 
 def _serve(program: Program, options: argparse.Namespace, context: log.Context) -> int:

@@ -20,7 +20,7 @@ from devproc.tracing import Observer
 from protocol import messages
 from protocol.errors import BusvmError, ConfigError
 from protocol.log import Context
-from protocol.trace import SOURCE, TracePage
+from protocol.trace import SOURCE, Kind, TracePage
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +122,13 @@ class DeviceLoop(EventLoop):
             self.device.write(message.bar, message.offset, message.size, message.value)
             page.processed = message.seq  # after its effect is in the page
             if observer:
-                observer.served(message, message.value, started)
+                observer.served(Kind.SERVED, message, message.value, started)
         elif isinstance(message, messages.Read):
             value = self.device.read(message.bar, message.offset, message.size)
             _answer_in_page(attachment, message.seq, value)
             link.send(messages.Value(link.epoch, message.seq, value))
             if observer:
-                observer.served(message, value, started)
+                observer.served(Kind.ANSWERED, message, value, started)
         elif isinstance(message, messages.Barrier):
             self._barrier(message, attachment)
         else:

@@ -229,6 +229,10 @@ class RegisterMap:
                     found.pop(name, None)
         return cls(found.values(), getattr(owner, "places", None))
 
+    def bars(self) -> set[Bar]:
+        """Return the BARs that registers are in."""
+        return {register.bar for register in self.all}
+
     def place(self, register: Register) -> tuple[int, int]:
         """Return the number of the BAR where a register is, and its offset there."""
         window = self._parts.get(register.bar) if isinstance(register.bar, Part) else None

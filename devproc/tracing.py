@@ -9,12 +9,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from protocol.messages import Read, Write
 from protocol.trace import DATA, Kind, Side, TracePage, Writer
 
 if TYPE_CHECKING:
     from devproc.state import Record
     from protocol.memory import GuestMemory
+    from protocol.messages import Read, Write
 
 Places = list[tuple[int, int]]
 Fields = list[tuple[str, int, dict[int, str]]]
@@ -84,10 +84,9 @@ class Observer:
         """Say which number the interrupt is about that comes next from ``source``: 0 the wire, 1 + vector."""
         self._page.set_answer(source, self._last.get(queue, 0))
 
-    def served(self, message: Write | Read, value: int, started_ns: int) -> None:
+    def served(self, kind: Kind, message: Write | Read, value: int, started_ns: int) -> None:
         """Record a message of the link that took effect."""
         took = time.monotonic_ns() - started_ns
-        kind = Kind.SERVED if isinstance(message, Write) else Kind.ANSWERED
         data = took.to_bytes(8, "little")
         self._writer.put(kind, message.seq, message.bar, message.size, message.offset, value, data)
 

@@ -25,6 +25,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "validate": "describe",
     "inspect": "inspect",
     "trace": "trace",
+    "device": "device",
     "pause": "control",
     "resume": "control",
     "reset": "control",

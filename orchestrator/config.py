@@ -377,10 +377,11 @@ class _Reader:
             return
         module = kind.removeprefix(schema.PYTHON_PREFIX)
         if kind.startswith(schema.PYTHON_PREFIX):
-            if all(part.isidentifier() for part in module.split(".")):
+            module, colon, member = module.partition(":")
+            if all(part.isidentifier() for part in module.split(".")) and (member.isidentifier() or not colon):
                 return
-            raise self.error(where, f"{module!r} is no module name", "such as python:mydevices.rng")
-        hint = _nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE"
+            raise self.error(where, f"{kind!r} names no module", "such as python:mydevices.rng, python:rng:Rng")
+        hint = _nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE[:CLASS]"
         raise self.error(where, f"unknown type {kind!r}", hint)
 
 

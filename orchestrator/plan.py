@@ -157,10 +157,17 @@ def check_command(config: Config, runtime: Runtime, guest: Path) -> tuple[str, .
     return (*_cpu(config, (), runtime, guest).argv, "--check")
 
 
+def device_program(kind: str) -> tuple[str, ...]:
+    """Return the command of a type without options: a known one, ``python:MODULE`` or ``python:MODULE:CLASS``."""
+    known = schema.DEVICE_TYPES.get(kind)
+    if known:
+        return _python(known.module, safe=True)
+    module = kind.removeprefix(schema.PYTHON_PREFIX)
+    return (*_python("devproc", safe=False), module) if ":" in module else _python(module, safe=False)
+
+
 def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debug: bool) -> Process:
-    known = schema.DEVICE_TYPES.get(device.type)
-    module = known.module if known else device.type.removeprefix(schema.PYTHON_PREFIX)
-    python = _python(module, safe=known is not None)
+    python = device_program(device.type)
     if debug:
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]

@@ -12,7 +12,7 @@ from typing import Any
 from protocol.sizes import format_size
 
 SCHEMA_VERSION = 1
-SLOTS = {"pci": range(1, 32), "mmio": range(8)}  # slot 0 of PCI bus 0 is the host bridge
+SLOTS = {"pci": range(1, 32), "mmio": range(8), "platform": range(32)}  # slot 0 of PCI bus 0 is the host bridge
 
 MIB = 1 << 20
 MEMORY_LEAST = 32 * MIB
@@ -147,16 +147,18 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`, or `python:MODULE` for your own device, run as `python -m MODULE` in the file's folder.",
+        "`virtio-blk`; `python:MODULE:CLASS` for a device of your own from its class, in the file's folder; "
+        "`python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
         required=True,
     ),
     Key(
         "device",
         "bus",
         Kind.TEXT,
-        "What the device is connected to: `mmio` is a slot of virtio-mmio, of which there are 8, for virtio devices.",
+        "What the device is connected to: `mmio` is a slot of virtio-mmio, of which there are 8, for virtio devices; "
+        "`platform` is memory and a wire, of which there are 32, for plain devices that the device tree names.",
         default="pci",
-        choices=("pci", "mmio"),
+        choices=("pci", "mmio", "platform"),
     ),
     Key(
         "device",

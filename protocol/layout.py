@@ -145,6 +145,7 @@ class DevicePage(Layout):
     )
     reply_seq = Field(0x60, 8, "device", "the request whose answer is in reply_value; stored after it")
     reply_value = Field(0x68, 8, "device", "that answer; the same goes out as a Value or Done")
+    schema = Field(0x70, 8, "device", "digest of the device's declaration, which a successor must share")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")
 
     def bar(self, index: int) -> BarEntry:

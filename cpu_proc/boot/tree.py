@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cpu_proc import memory_map as mm
@@ -10,6 +10,7 @@ from cpu_proc.boot.config import BootConfig
 from cpu_proc.boot.fdt import Node, cells64
 from cpu_proc.engine.state import CACHE_BLOCK
 from cpu_proc.hart import ISA
+from cpu_proc.platform.bus import PlatformDevice, add_nodes
 
 _S_EXTERNAL, _M_EXTERNAL, _M_SOFTWARE, _M_TIMER = 9, 11, 3, 7
 _LEVEL_HIGH = 4
@@ -29,6 +30,7 @@ class Description:
     interrupts: str = "aia"  # or "plic"
     machine_level: bool = False  # firmware runs in M mode and needs to know that mode's controllers
     flash: bool = False
+    platform: Sequence[PlatformDevice] = ()  # devices of other processes that nothing else names
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class _Handles:
 
 
 def describe(
-    boot: BootConfig, harts: int, ram_size: int, interrupts: str, seed: bytes = bytes(32)
+    boot: BootConfig,
+    harts: int,
+    ram_size: int,
+    interrupts: str,
+    seed: bytes = bytes(32),
+    platform: Sequence[PlatformDevice] = (),
 ) -> Callable[[tuple[int, int] | None], Node]:
     """Return what builds the tree of a VM, given where its initial RAM disk is."""
     vm = Description(
@@ -66,6 +73,7 @@ def describe(
         seed=seed,
         machine_level=boot.firmware is not None or boot.kernel is None,
         flash=any(boot.flash),
+        platform=platform,
     )
     return lambda initrd: build(replace(vm, initrd=initrd))
 
@@ -94,6 +102,7 @@ def build(vm: Description) -> Node:
         imsic, wires = _aia(soc, controllers, handles, vm.machine_level)
     _peripherals(root, soc, wires, handles)
     _virtio(soc, wires)
+    add_nodes(soc, list(vm.platform), wires.controller, wires.kind)
     _pcie(soc, vm, imsic, wires)
     root.child(f"fw-cfg@{mm.FW_CFG.base:x}", compatible="qemu,fw-cfg-mmio", reg=cells64(*mm.FW_CFG), dma_coherent=None)
     if vm.flash:

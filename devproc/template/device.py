@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from devproc.pci import PciDevice
 from devproc.registers import Bar, Register
@@ -17,8 +18,7 @@ from devproc.registers import Bar, Register
 class Config:
     """The command line of the device."""
 
-    limit: int = 0
-    """Words to hand out before the source runs dry; 0 for no limit."""
+    limit: Annotated[int, "words to hand out before the source runs dry, 0 for no limit"] = 0
 
 
 class Rng(PciDevice):
@@ -62,7 +62,3 @@ class Rng(PciDevice):
         if wanted:
             self.interrupt(0)
         self.line(wanted and not self.msix_enabled)
-
-    def configuration(self) -> dict[str, str]:
-        """Return the configuration, for people."""
-        return {"limit": str(self.config.limit)}

@@ -91,6 +91,7 @@ PROGRAM = Program(
     capabilities={"type": "block", "features": ["read-only", "blk-file"]},
     poke=_poke,
     objects=_objects,
+    device=BlockDevice,
     vhost_user=True,
 )
 

@@ -91,8 +91,10 @@ class FakeCpu:
         deadline = time.monotonic() + timeout_s
         if self.bus_name not in self._owners:
             self._owners[self.bus_name] = self.run(self.bus.name_owner(self.bus_name)) or ""
-        while not self._owners.get(self.bus_name):
-            self._changed.clear()
+        while True:
+            self._changed.clear()  # before the look: what comes in between is not missed
+            if self._owners.get(self.bus_name):
+                return
             if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                 raise DeviceGone(f"{self.bus_name} did not appear")
 

@@ -12,8 +12,10 @@ import pytest
 from cpu_proc import memory_map as mm
 from cpu_proc import remote as remote_module
 from cpu_proc.engine import state as st
+from cpu_proc.platform import virtio_mmio
 from cpu_proc.platform.mmio import AddressSpace
-from cpu_proc.platform.virtio_mmio import MmioDevice, Slots
+from cpu_proc.platform.virtio_mmio import MmioDevice
+from cpu_proc.platform.wired import Slots
 from protocol import messages
 from protocol.layout import DevicePage, IrqPage, ReadKind, WriteKind, kind
 from tests.unit.cpu_proc.harness import anonymous
@@ -60,7 +62,10 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
     irq, space = IrqPage(anonymous(IrqPage.SIZE)), AddressSpace()
     lines: dict[int, int] = {}
     rows: list[list[int]] = []
-    slots = Slots(space, irq, lines.__setitem__, lambda: rows.__setitem__(slice(None), slots.rows()))
+    slots = Slots(
+        space, irq, lines.__setitem__, lambda: rows.__setitem__(slice(None), slots.rows()),
+        slots=virtio_mmio.SLOTS, first_wire=mm.VIRTIO_IRQ, empty=virtio_mmio.EMPTY,
+    )  # fmt: skip
     device = make_device()
     link: Any = FakeLink(device.page)
     device.connect(link, os.getpid(), 1)

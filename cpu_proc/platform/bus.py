@@ -1,0 +1,65 @@
+"""The platform bus: plain memory-mapped devices of other processes, where QEMU's ``virt`` has its own for such.
+
+Nothing finds these by looking; each has a node in the device tree, made of what its class declares.
+"""
+
+from __future__ import annotations
+
+from cpu_proc import memory_map as mm
+from cpu_proc.boot.fdt import Node, Value
+from cpu_proc.platform.wired import WiredDevice
+from protocol.errors import ProtocolError
+
+SLOTS = [(mm.platform_slot(index), f"platform{index}") for index in range(mm.PLATFORM_SLOTS)]
+_PROPERTIES_MAX = 64
+_NAME_MAX = 31  # devicetree specification 0.4 §2.2.4.1
+_TAKEN = {"reg", "interrupts", "interrupt-parent", "phandle"}  # the machine's to say
+
+
+class PlatformDevice(WiredDevice):
+    """A plain memory-mapped device of another process."""
+
+    transport = "platform"
+    place_of = staticmethod(mm.platform_slot)
+
+    node: dict[str, Value]
+    """Properties of its node: ``compatible``, and whatever its driver wants to know."""
+
+
+def properties(node: dict[str, object]) -> dict[str, Value]:
+    """Return the properties that a device says, checked: texts, cells, lists of them, bytes; ``True`` is an empty one.
+
+    Raises:
+        ProtocolError: one cannot be in a device tree.
+    """
+    if len(node) > _PROPERTIES_MAX or not node.get("compatible"):
+        raise ProtocolError("its node has no compatible, or too much else")
+    found: dict[str, Value] = {}
+    for name, value in node.items():
+        if not 1 <= len(name) <= _NAME_MAX or not name.isascii() or not name.isprintable() or name in _TAKEN:
+            raise ProtocolError(f"its node cannot have a property {name!r}")
+        items = value if isinstance(value, list) else [value]
+        good = all(
+            (isinstance(item, int) and 0 <= item < 1 << 32) or (isinstance(item, str) and "\0" not in item)
+            for item in items
+        )
+        if not good and not isinstance(value, bytes):
+            raise ProtocolError(f"property {name!r} of its node is no text, cell, list of them, or bytes")
+        found[name] = None if value is True else value  # type: ignore[assignment]
+    return found
+
+
+def add_nodes(soc: Node, devices: list[PlatformDevice], controller: int, kind: tuple[int, ...]) -> None:
+    """Add a node for each device; ``controller`` and ``kind`` are as in other nodes' interrupts."""
+    for device in devices:
+        name = str(_first(device.node["compatible"])).rpartition(",")[2] or device.id
+        node = soc.child(f"{name}@{device.region.base:x}")
+        node.properties.update(device.node)
+        size = next((size for index, _, size in device.bars() if index == 0), device.region.size)
+        node.properties["reg"] = [0, device.region.base, 0, size]
+        node.properties["interrupts"] = [mm.PLATFORM_IRQ + device.slot, *kind]
+        node.properties["interrupt-parent"] = controller
+
+
+def _first(value: Value) -> Value:
+    return value[0] if isinstance(value, list) else value
