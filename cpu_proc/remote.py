@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _STALL_AFTER_S = 0.05
 _POLL_S = 0.02
 _YIELD_S = 0.001
+_PUSH_S = 0.01
 _LOOK_S = 300e-6
 _PASS_OVER = 64
 _POSTED_MAX = 1024
@@ -111,6 +112,7 @@ class Remote:
             self._forget_processed()
             for old in self._unacknowledged:
                 link.send(messages.Write(epoch, old.seq, old.bar, old.offset, old.size, old.value))
+            self._push()
             self._lock.notify_all()
 
     def lose(self) -> None:
@@ -259,9 +261,18 @@ class Remote:
             self.page.posted = seq
             if self._link is not None:
                 self._link.send(write)
+                self._push()
         if sync:
             self.barrier("flush")
         return seq
+
+    def _push(self) -> None:
+        """Hand over what the device was not yet there for, now and then: it may be the last that comes for a while."""
+        with self._lock:
+            if self._link is not None and not self._link.flush() and not self._closed:
+                again = threading.Timer(_PUSH_S, self._push)
+                again.daemon = True
+                again.start()
 
     def _forget_processed(self) -> None:
         processed = self.page.processed

@@ -73,6 +73,11 @@ class Link:
         self._backlog.append(messages.encode(message))
         self._flush(0)
 
+    def flush(self) -> bool:
+        """Hand over what waits for a peer, if it has come; return whether nothing waits any more."""
+        self._flush(zmq.DONTWAIT)
+        return not self._backlog
+
     def _flush(self, flags: int) -> None:
         """Hand over what could not be sent before; without a peer it stays, until the link is closed."""
         while self._backlog:

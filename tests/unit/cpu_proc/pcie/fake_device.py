@@ -85,5 +85,9 @@ class FakeLink:
         """Return the next answer."""
         return self._answers.popleft() if self._answers else None
 
+    def flush(self) -> bool:
+        """Say that nothing waits."""
+        return True
+
     def close(self) -> None:
         """End."""
