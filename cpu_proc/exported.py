@@ -23,6 +23,7 @@ FUNCTION1, TRACE1 = "org.busvm.Function1", "org.busvm.Trace1"
 
 _TRANSFER_MAX = 1 << 20
 _LINES_MAX = 4096
+_REASON_MAX = 256
 _SYSRQ_PAUSE_S = 0.5  # sync and remount are work that the kernel queues
 
 
@@ -55,6 +56,12 @@ class Machine1:
         if self._machine.state not in (RUNNING, PAUSED):
             raise _refuse("State", f"the machine is {self._machine.state}")
         await self._do(self._machine.pause)
+
+    async def pause_for(self, reason: str) -> None:
+        """Stop harts and time for a device that cannot go on."""
+        if self._machine.state not in (RUNNING, PAUSED, STALLED):
+            raise _refuse("State", f"the machine is {self._machine.state}")
+        await asyncio.wrap_future(self._machine.do(lambda: self._machine.pause(reason[:_REASON_MAX])))
 
     async def reset(self) -> None:
         """Cold reset."""

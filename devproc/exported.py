@@ -234,16 +234,16 @@ class BusThread:
         if not self._pausing:
             self._pausing = True
             logger.warning("pausing the machine: %s; `orchestrator resume` tries again", reason)
-            self._from_loop(self._asyncio, lambda: self._start_pause(bus))
+            self._from_loop(self._asyncio, lambda: self._start_pause(bus, reason))
         return True
 
-    def _start_pause(self, bus: Bus) -> None:
-        self._pause = asyncio.get_running_loop().create_task(self._paused(bus))
+    def _start_pause(self, bus: Bus, reason: str) -> None:
+        self._pause = asyncio.get_running_loop().create_task(self._paused(bus, reason))
 
-    async def _paused(self, bus: Bus) -> None:
+    async def _paused(self, bus: Bus, reason: str) -> None:
         device = self._loop.device
         try:
-            await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, MACHINE1, "Pause")
+            await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, MACHINE1, "PauseFor", "s", [f"{self._id}: {reason}"])
             while await self._machine_state(bus) == PAUSED:
                 await asyncio.sleep(PAUSE_POLL_S)
         except (BusvmError, TimeoutError) as error:

@@ -23,11 +23,11 @@ BLOCK1 = "org.busvm.Block1"
 class Machine1:
     """As much of org.busvm.Machine1 as a device calls."""
 
-    state = "running"
+    state, state_reason = "running", ""
 
-    async def pause(self) -> None:
+    async def pause_for(self, reason: str) -> None:
         """Pause."""
-        self.state = "paused"
+        self.state, self.state_reason = "paused", reason
 
 
 @pytest.fixture
@@ -227,6 +227,7 @@ def test_a_full_host_pauses_the_machine_and_nothing_is_lost(
     requests = [driver.submit(OUT, number, b"w" * 512) for number in (3, 4)]
     driver.kick()
     assert until(lambda: machine.state == "paused" and cpu.get("Waiting", BLOCK1) == 2)
+    assert machine.state_reason == f"disk0: {image}: ENOSPC: No space left on device"
     assert not driver.queues[0].collect()
     assert cpu.get("LastError", BLOCK1).startswith("ENOSPC")
     assert driver.do(IN, 9, 512) == (0, sector(9))

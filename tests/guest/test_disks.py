@@ -87,6 +87,7 @@ def test_linux_finds_what_vm_toml_says(debian: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + 30
         while '"paused"' not in orchestrator("ps", "disks", "--json"):
             assert time.monotonic() < deadline
+        assert "full.img: ENOSPC" in orchestrator("inspect", "disks", "--json")
         (tmp_path / "full.full").unlink()
         orchestrator("resume", "disks")
         assert "error" not in guest.wait_for("dd-ended 0", 30)
