@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from devproc.driver_queue import TABLE, Buffer, DriverRings
+from devproc.driver_queue import TABLE, Buffer, DriverQueue, DriverRings
 from devproc.packed_queue import DESC_AVAIL, DESC_USED, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, PackedQueue
+from devproc.virtio_spec import Feature
 from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 from protocol.memory import GuestMemory, full_fence
 
@@ -109,3 +110,10 @@ class PackedDriverQueue(DriverRings):
     def outstanding(self) -> int:
         """Chains the device has not returned."""
         return len(self._counts)
+
+
+def lay_out(memory: GuestMemory, gpa: int, size: int, features: int) -> DriverQueue | PackedDriverQueue:
+    """Return a queue of the kind that ``features`` ask for, laid out at ``gpa``."""
+    kind = PackedDriverQueue if features & Feature.RING_PACKED else DriverQueue
+    event_idx, indirect = bool(features & Feature.RING_EVENT_IDX), bool(features & Feature.RING_INDIRECT_DESC)
+    return kind(memory, gpa, size, event_idx=event_idx, indirect=indirect)

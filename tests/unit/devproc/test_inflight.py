@@ -103,7 +103,8 @@ def test_replay_is_in_the_order_of_taking(memory: Memory, features: int) -> None
     successor = ends.make()
 
     assert successor.recover() == 4
-    assert [chain.readable[0][0] for _ in range(4) if (chain := successor.pop())] == [0, 1, 3, 4]
+    again = [chain.readable[0][0] for _ in range(4) if (chain := successor.pop())]
+    assert again == [0, 1, 3, 4]
 
 
 def test_used_index_overwritten_by_the_guest_breaks_the_queue(memory: Memory) -> None:
