@@ -100,8 +100,13 @@ class VirtioDevice(VirtioTransport):
 
     def finish(self, queue: Virtqueue, head: int, written: int) -> None:
         """Return a chain of which ``written`` bytes were written; ``publish`` shows it to the guest."""
-        if self.queues.get(queue.index) is queue:
+        if self.queues.get(queue.index) is not queue:
+            return
+        if queue.order is None:
             queue.push(head, written)
+        else:
+            for ready in queue.order.returned(head, written):
+                queue.push(*ready)
 
     def publish(self, queue: Virtqueue) -> None:
         """Show what was finished, and interrupt the guest if it wants that."""
@@ -117,6 +122,8 @@ class VirtioDevice(VirtioTransport):
         for count in range(1, _BUDGET + 1):
             chain = queue.pop()
             if chain is not None:
+                if queue.order is not None:
+                    queue.order.took(chain.head)
                 self.request(queue, chain)
                 if count % _BATCH == 0:
                     self.publish(queue)

@@ -23,6 +23,7 @@ class Feature(IntFlag):
     RING_EVENT_IDX = 1 << 29
     VERSION_1 = 1 << 32
     RING_PACKED = 1 << 34
+    IN_ORDER = 1 << 35
     RING_RESET = 1 << 40
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from devproc import rings
 from devproc.device import Device
+from devproc.in_order import InOrder
 from devproc.registers import Part, Parts, Register
 from devproc.state import Record, Word
 from devproc.virtio_spec import ISR_CONFIG, ISR_QUEUE, TRANSPORT_FEATURES, Feature, Status
@@ -251,6 +252,8 @@ class VirtioTransport(Device):
     def _set_up(self, queue: Virtqueue) -> None:
         queue.event_idx = bool(self.negotiated & Feature.RING_EVENT_IDX)
         queue.indirect = bool(self.negotiated & Feature.RING_INDIRECT_DESC)
+        if self.negotiated & Feature.IN_ORDER and queue.order is None:
+            queue.order = InOrder()
 
     # interrupts
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
+from devproc.in_order import InOrder
 from devproc.state import Record, Word
 from protocol.memory import GuestMemory, full_fence
 
@@ -97,6 +98,8 @@ class Virtqueue:
         self.record = record
         self.event_idx = False
         self.indirect = False
+        self.order: InOrder | None = None
+        """With IN_ORDER: what waits for requests that were taken earlier."""
         self.broken: str | None = "broken before the restart" if record.broken else None
         self.size = record.size
         self._memory = memory

@@ -183,7 +183,8 @@ def test_debian_on_two_queues_and_a_back_end_that_dies(serve: Serve, qemu: str, 
     shutil.copyfile(image / "root.ext4", tmp_path / "root.ext4")
     back_end = serve(tmp_path / "root.ext4", "--queues", "2")
     command = [
-        *command_line(qemu, back_end, board="", memory="512M", device=",num-queues=2,packed=on"), "-smp", "2", "-no-reboot",
+        *command_line(qemu, back_end, board="", memory="512M", device=",num-queues=2,packed=on"),
+        "-smp", "2", "-no-reboot",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
         "-append", "console=ttyS0 root=/dev/vda rw",
     ]  # fmt: skip
