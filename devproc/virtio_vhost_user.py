@@ -59,8 +59,8 @@ class VirtioVhostUser(VirtioTransport):
 
     @property
     def offered(self) -> int:
-        """All feature bits on offer; queues are reset by stopping them, which the front-end does."""
-        return super().offered & ~int(Feature.RING_RESET)
+        """All feature bits on offer, but two: the front-end resets queues by stopping them, and a kick has no data."""
+        return super().offered & ~int(Feature.RING_RESET | Feature.NOTIFICATION_DATA)
 
     def show_queue(self) -> None:
         """Show nothing: nobody looks."""
