@@ -20,12 +20,12 @@ _ANSWERS = {0: "ok", 1: "i/o error", 2: "unsupported"}
 class Disk:
     """A driver for one request at a time."""
 
-    def __init__(self, device: BlockDevice, features: int = 0) -> None:
-        """Lay out a queue; ``features`` are those of rings that the driver accepts."""
+    def __init__(self, device: BlockDevice, features: int = 0, size: int = _QUEUE_SIZE) -> None:
+        """Lay out a queue of ``size``; ``features`` are those of rings that the driver accepts."""
         self.device = device
         self._features = features
         memory = device.machine.memory
-        self.queue = lay_out(memory, memory.base, _QUEUE_SIZE, features)
+        self.queue = lay_out(memory, memory.base, size, features)
         self._header, self._status = self.queue.lend(16), self.queue.lend(1)
         self._data = self.queue.lend(64 * SECTOR, SECTOR)
 
