@@ -178,7 +178,7 @@ class Remote:
     def ring(self, offset: int, size: int, value: int) -> None:
         """Ring the doorbell that a store into the doorbell range means."""
         _bar, first, stride = self._bells
-        by_value = value if (offset, size) == (first, 4) else -1
+        by_value = value & 0xFFFF if (offset, size) == (first, 4) else -1
         index = (offset - first) // stride if stride else by_value
         if 0 <= index < len(self.doorbells):
             self.counters["doorbells"] += 1

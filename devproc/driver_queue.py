@@ -1,7 +1,8 @@
-"""The driver side of a split virtqueue: for tests, ``--poke`` and whoever plays the guest.
+"""The driver side of virtqueues: for tests, ``--poke`` and whoever plays the guest.
 
 A small driver in the place of Linux's ``virtio_ring.c``: it lays the rings out in guest memory, adds chains of
-buffers, and collects what the device returned. ``lend`` gives scratch memory for buffers.
+buffers, and collects what the device returned. ``lend`` gives scratch memory for buffers. ``DriverQueue`` is the split
+ring; the packed one is in ``devproc.packed_driver_queue``.
 """
 
 from __future__ import annotations
@@ -14,28 +15,27 @@ from protocol.memory import GuestMemory, full_fence
 Buffer = tuple[int, int]
 """Guest address and length."""
 
+TABLE = 64  # descriptors in the indirect table that each head has
 
-class DriverQueue:
-    """A queue of ``size`` descriptors laid out at ``gpa``, with its scratch memory behind it."""
+
+class DriverRings:
+    """Three areas laid out from ``gpa`` on, with scratch memory behind them; ``desc``, ``avail`` and ``used`` are
+    their addresses, as the device is told them.
+    """
 
     def __init__(
-        self, memory: GuestMemory, gpa: int, size: int, *, event_idx: bool = False, indirect: bool = False
+        self, memory: GuestMemory, gpa: int, size: int, areas: tuple[int, int, int], *, event_idx: bool, indirect: bool
     ) -> None:
         self.memory = memory
         self.size = size
         self.event_idx = event_idx
         self.indirect = indirect
         self.desc = gpa
-        self.avail = gpa + 16 * size
-        self.used = self.avail + 6 + 2 * size + 3 & ~3
-        self.scratch = self.used + 6 + 8 * size + 0xFFF & ~0xFFF
+        self.avail = gpa + areas[0]
+        self.used = self.avail + areas[1] + 3 & ~3
+        self.scratch = self.used + areas[2] + 0xFFF & ~0xFFF
         self._tables = self.scratch
-        self._lent = self.scratch + (size * 16 * 64 if indirect else 0)
-        self._free = list(range(size))
-        self._chains: dict[int, list[int]] = {}
-        self._avail_idx = 0
-        self._kicked = 0
-        self._used_idx = 0
+        self._lent = self.scratch + (size * 16 * TABLE if indirect else 0)
         memory.ram.u8[gpa - memory.base : self.scratch - memory.base] = bytes(self.scratch - gpa)
 
     def lend(self, length: int, align: int = 16) -> int:
@@ -57,9 +57,11 @@ class DriverQueue:
         return value
 
     def describe(self, gpa: int, address: int, length: int, flags: int, following: int) -> None:
-        """Write one descriptor."""
+        """Write one descriptor of a split queue."""
         self.store(gpa, 8, address)
         self.store(gpa + 8, 8, length | flags << 32 | following << 48)
+
+    # what a kind of ring does
 
     def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
         """Make a chain available and return its head; ``kick`` tells whether the device wants to know.
@@ -67,6 +69,42 @@ class DriverQueue:
         Raises:
             IndexError: no descriptor is free.
         """
+        raise NotImplementedError
+
+    def kick(self) -> bool:
+        """Return whether the device wants a doorbell for what was added since the last call."""
+        raise NotImplementedError
+
+    def ask(self) -> bool:
+        """Ask for an interrupt at the next used entry; return False when one is there already."""
+        raise NotImplementedError
+
+    def collect(self) -> list[tuple[int, int]]:
+        """Return (head, bytes written) of everything the device has returned since the last call."""
+        raise NotImplementedError
+
+    @property
+    def outstanding(self) -> int:
+        """Chains the device has not returned."""
+        raise NotImplementedError
+
+
+class DriverQueue(DriverRings):
+    """A split queue of ``size`` descriptors (virtio 1.2 §2.7)."""
+
+    def __init__(
+        self, memory: GuestMemory, gpa: int, size: int, *, event_idx: bool = False, indirect: bool = False
+    ) -> None:
+        areas = 16 * size, 6 + 2 * size, 6 + 8 * size
+        super().__init__(memory, gpa, size, areas, event_idx=event_idx, indirect=indirect)
+        self._free = list(range(size))
+        self._chains: dict[int, list[int]] = {}
+        self._avail_idx = 0
+        self._kicked = 0
+        self._used_idx = 0
+
+    def add(self, readable: Sequence[Buffer], writable: Sequence[Buffer]) -> int:
+        """Make a chain available; its head is the number of its first descriptor."""
         buffers = [(b, 0) for b in readable] + [(b, DESC_WRITE) for b in writable]
         needed = 1 if self.indirect else len(buffers)
         if needed > len(self._free):
@@ -74,7 +112,7 @@ class DriverQueue:
         slots = [self._free.pop() for _ in range(needed)]
         head = slots[0]
         if self.indirect:
-            table = self._tables + head * 16 * 64
+            table = self._tables + head * 16 * TABLE
             self._chain(table, list(range(len(buffers))), buffers)
             self.describe(self.desc + 16 * head, table, 16 * len(buffers), DESC_INDIRECT, 0)
         else:

@@ -59,25 +59,33 @@ class InflightTable:
         self._u16[self._half + 5] = entries
         self._u16[self._half + 4] = _VERSION
 
-    def take(self, head: int) -> None:
-        """Mark ``head`` as taken from the available ring."""
+    def take(self, head: int) -> bool:
+        """Mark ``head`` as taken from the available ring; return False when it was already."""
+        mark = self._mark + head * _ENTRY
+        if self._u8[mark]:
+            return False
         self._taken += 1
         self._u64[self._counter + head * 2] = self._taken
-        self._u8[self._mark + head * _ENTRY] = 1
+        self._u8[mark] = 1
+        return True
 
     def is_taken(self, head: int) -> bool:
         """Tell whether ``head`` is in flight."""
         return self._u8[self._mark + head * _ENTRY] != 0
 
-    def link(self, head: int) -> None:
-        """Put ``head`` at the start of the batch that is about to be published."""
-        self._u16[self._next + head * 8] = self._u16[self._half + 6]
-        self._u16[self._half + 6] = head
+    def link(self, batch: list[int]) -> None:
+        """Chain the heads of the batch that is about to be published, the last one first."""
+        u16, following, before = self._u16, self._next, self._u16[self._half + 6]
+        for head in batch:
+            u16[following + head * 8] = before
+            before = head
+        u16[self._half + 6] = before
 
     def settle(self, batch: list[int], used_idx: int) -> None:
         """Take the marks of a published batch away."""
+        u8, mark = self._u8, self._mark
         for head in batch:
-            self._u8[self._mark + head * _ENTRY] = 0
+            u8[mark + head * _ENTRY] = 0
         self._u16[self._half + 7] = used_idx
 
     def heads(self) -> list[int]:

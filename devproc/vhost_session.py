@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from devproc import rings
 from devproc.events import EventLoop
-from devproc.inflight import InflightTable
+from devproc.split_queue import SplitQueue
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from devproc.virtqueue import QUEUE_MAX
@@ -302,6 +303,10 @@ class Session:
 
     # rings
 
+    @property
+    def _kind(self) -> rings.RingKind:
+        return rings.kind(self.device.negotiated)
+
     def _ring(self, index: int) -> Ring:
         if index >= len(self._rings):
             raise Malformed(f"ring {index}, there are {len(self._rings)}")
@@ -315,13 +320,13 @@ class Session:
 
     def _set_num(self, message: Message) -> None:
         state = message.get(VringState)
-        if state.num & (state.num - 1) or not 2 <= state.num <= QUEUE_MAX:
-            raise Malformed(f"ring of {state.num} descriptors: a power of two from 2 to {QUEUE_MAX}")
+        if not self._kind.fits(state.num):
+            raise Malformed(f"ring of {state.num} descriptors; at most {QUEUE_MAX}, if not packed a power of two")
         self._stopped(state.index).size = state.num
 
     def _set_base(self, message: Message) -> None:
         state = message.get(VringState)
-        if state.num > 0xFFFF:
+        if state.num > 0xFFFF and self._kind is SplitQueue:  # packed: two positions with their wrap counters
             raise Malformed(f"ring position {state.num:#x}")
         self._stopped(state.index).base = state.num
 
@@ -388,31 +393,37 @@ class Session:
         addr = ring.addr
         if addr is None or not ring.size:
             raise Malformed(f"ring {ring.index} has no {'size' if addr else 'addresses'}")
-        wanted = ((addr.desc, 16 * ring.size), (addr.avail, 6 + 2 * ring.size), (addr.used, 6 + 8 * ring.size))
+        wanted = zip((addr.desc, addr.avail, addr.used), self._kind.areas(ring.size), strict=True)
         places = [self._regions.translate(uaddr, length) for uaddr, length in wanted]
         desc, avail, used = places
         if desc is None or avail is None or used is None:
             raise Malformed(f"ring {ring.index} is not in memory")
-        if desc & 15 or avail & 1 or used & 3:
+        if any(place % alignment for place, alignment in zip((desc, avail, used), self._kind.alignment, strict=True)):
             raise Malformed(f"ring {ring.index} is misaligned")
         self.device.start_ring(ring.index, ring.size, (desc, avail, used), ring.base, self._table(ring))
         ring.started = True
 
     # in-flight tables
 
-    def _table(self, ring: Ring) -> InflightTable | None:
+    def _table(self, ring: Ring) -> tuple[Shared, int] | None:
         if self._inflight is None or self._tables is None or ring.index >= self._tables[1].num_queues:
             return None
         offset, tables = self._tables
         if ring.size > tables.queue_size:
             raise Malformed(f"ring {ring.index} of {ring.size}, in-flight tables for {tables.queue_size}")
-        return InflightTable(self._inflight, offset + ring.index * _stride(tables.queue_size))
+        stride = self._stride(tables.queue_size)
+        if stride * tables.num_queues > tables.mmap_size:
+            raise Malformed("in-flight tables for another kind of ring")
+        return self._inflight, offset + ring.index * stride
+
+    def _stride(self, entries: int) -> int:
+        return -(-self._kind.Table.size(entries) // 64) * 64
 
     def _get_inflight(self, message: Message) -> Answer:
         wanted = message.get(Inflight)
         if not 1 <= wanted.num_queues <= self.device.queue_count or not 1 <= wanted.queue_size <= QUEUE_MAX:
             raise Malformed(f"in-flight tables for {wanted.num_queues} rings of {wanted.queue_size}")
-        size = wanted.num_queues * _stride(wanted.queue_size)
+        size = wanted.num_queues * self._stride(wanted.queue_size)
         fd = os.memfd_create("busvm-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size)
         _seal(fd)
@@ -422,7 +433,7 @@ class Session:
         tables = message.get(Inflight)
         if any(ring.started for ring in self._rings):
             raise Malformed("SET_INFLIGHT_FD while rings are running")
-        needed = tables.num_queues * _stride(tables.queue_size)
+        needed = tables.num_queues * self._stride(tables.queue_size)
         if tables.mmap_offset % 64 or needed > tables.mmap_size:
             raise Malformed(f"in-flight tables {tables} of {needed} bytes")
         fd = message.take_fd()
@@ -434,10 +445,6 @@ class Session:
         if self._inflight is not None:
             self._inflight.close()
         self._inflight, self._tables = shared, (tables.mmap_offset, tables)
-
-
-def _stride(entries: int) -> int:
-    return -(-InflightTable.size(entries) // 64) * 64
 
 
 def _seal(fd: int) -> None:

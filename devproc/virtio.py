@@ -100,10 +100,15 @@ class VirtioDevice(VirtioTransport):
 
     def finish(self, queue: Virtqueue, head: int, written: int) -> None:
         """Return a chain of which ``written`` bytes were written; ``publish`` shows it to the guest."""
-        if self.queues.get(queue.index) is queue:
+        if self.queues.get(queue.index) is not queue:
+            return
+        if self.observer:
+            self.observer.done(self.machine.memory, queue.index, head, written)
+        if queue.order is None:
             queue.push(head, written)
-            if self.observer:
-                self.observer.done(self.machine.memory, queue.index, head, written)
+        else:
+            for ready in queue.order.returned(head, written):
+                queue.push(*ready)
 
     def publish(self, queue: Virtqueue) -> None:
         """Show what was finished, and interrupt the guest if it wants that."""
@@ -124,6 +129,8 @@ class VirtioDevice(VirtioTransport):
                 if self.observer:
                     memory = self.machine.memory
                     self.observer.taken(memory, queue.index, chain.head, chain.readable, chain.writable)
+                if queue.order is not None:
+                    queue.order.took(chain.head)
                 self.request(queue, chain)
                 if count % _BATCH == 0:
                     self.publish(queue)

@@ -38,7 +38,7 @@ class VirtioMmio(VirtioTransport):
     queue_num_max = Register(bar0, 0x34, access="r", doc="Most descriptors; 0 when there is no such queue.")
     queue_num = Register(bar0, 0x38, access="w", store=False, doc="Descriptors.")
     queue_ready = Register(bar0, 0x44, store=False, doc="1 starts the queue, 0 stops it.")
-    queue_notify = Register(bar0, 0x50, access="w", store=False, doorbell=True, doc="Number of the queue to look at.")
+    queue_notify = Register(bar0, 0x50, access="w", store=False, doorbell=True, doc="Bits 0 to 15: queue to look at.")
     isr_status = Register(bar0, 0x60, access="r", doc="InterruptStatus. Bit 0 queue, bit 1 config.")
     interrupt_ack = Register(bar0, 0x64, access="w", store=False, sync=True, doc="Clears bits of `isr_status`.")
     device_status = Register(bar0, 0x70, store=False, sync=True, doc="Status; writing 0 resets.")
@@ -93,9 +93,9 @@ class VirtioMmio(VirtioTransport):
 
     @queue_notify.on_write
     def _notified(self, value: int) -> None:
-        """Serve a doorbell that came as a write: from the bus, or by hand."""
-        if value < self.queue_count:
-            self.pending.add(value)
+        """Serve a doorbell that came as a write: from the bus, or by hand. Its upper half is NOTIFICATION_DATA's."""
+        if value & 0xFFFF < self.queue_count:
+            self.pending.add(value & 0xFFFF)
 
     @queue_desc_low.on_write
     def _desc_low(self, value: int) -> None:

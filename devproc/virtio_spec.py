@@ -22,6 +22,9 @@ class Feature(IntFlag):
     RING_INDIRECT_DESC = 1 << 28
     RING_EVENT_IDX = 1 << 29
     VERSION_1 = 1 << 32
+    RING_PACKED = 1 << 34
+    IN_ORDER = 1 << 35
+    NOTIFICATION_DATA = 1 << 38
     RING_RESET = 1 << 40
 
 
@@ -38,9 +41,14 @@ class CapType(IntEnum):
 ISR_QUEUE, ISR_CONFIG = 1, 2  # §4.1.4.5
 NOTIFY_MULTIPLIER = 4
 
-TRANSPORT_FEATURES = int(
-    Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX | Feature.VERSION_1 | Feature.RING_RESET
-)  # a plain int: ~ of an IntFlag knows only the flag's own bits
+TRANSPORT_FEATURES = int(  # a plain int: ~ of an IntFlag knows only the flag's own bits
+    Feature.RING_INDIRECT_DESC
+    | Feature.RING_EVENT_IDX
+    | Feature.VERSION_1
+    | Feature.RING_PACKED
+    | Feature.NOTIFICATION_DATA
+    | Feature.RING_RESET
+)
 
 
 def capability(kind: CapType, offset: int, length: int, extra: bytes = b"") -> bytes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from devproc import rings
 from devproc.device import Device
-from devproc.inflight import InflightTable
+from devproc.in_order import InOrder
 from devproc.registers import Part, Parts, Register
 from devproc.state import Record, Word
 from devproc.virtio_spec import ISR_CONFIG, ISR_QUEUE, TRANSPORT_FEATURES, Feature, Status
@@ -99,8 +100,7 @@ class VirtioTransport(Device):
         return DevicePage.STATE + 64 * (1 + index)
 
     def _inflight_offset(self, index: int) -> int:
-        stride = -(-InflightTable.size(self.queue_max) // 64) * 64
-        return self._queue_offset(self.queue_count) + index * stride
+        return self._queue_offset(self.queue_count) + index * rings.stride(self.queue_max)
 
     def state_size(self) -> int:
         """Return the bytes for transport state, queue records and in-flight tables."""
@@ -212,7 +212,7 @@ class VirtioTransport(Device):
     def set_queue_size(self, value: int) -> None:
         """Take the number of descriptors."""
         record = self.configurable()
-        if record and value & (value - 1) == 0 and 2 <= value <= self.queue_max:
+        if record and value <= self.queue_max and rings.kind(self.negotiated).fits(value):
             record.size = value
         self.show_queue()
 
@@ -247,8 +247,8 @@ class VirtioTransport(Device):
             self.show_queue()
 
     def _make_queue(self, index: int) -> Virtqueue:
-        inflight = InflightTable(self.shared, self._inflight_offset(index))
-        queue = Virtqueue(index, self.machine.memory, self.records[index], inflight)
+        table = self.shared, self._inflight_offset(index)
+        queue = rings.make_queue(self.negotiated, index, self.machine.memory, self.records[index], table)
         self._set_up(queue)
         self.queues[index] = queue
         return queue
@@ -256,6 +256,8 @@ class VirtioTransport(Device):
     def _set_up(self, queue: Virtqueue) -> None:
         queue.event_idx = bool(self.negotiated & Feature.RING_EVENT_IDX)
         queue.indirect = bool(self.negotiated & Feature.RING_INDIRECT_DESC)
+        if self.negotiated & Feature.IN_ORDER and queue.order is None:
+            queue.order = InOrder()
 
     # interrupts
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from devproc.inflight import InflightTable
+from devproc import rings
 from devproc.registers import Bar, Parts, Register
 from devproc.virtio_spec import Feature, Status
 from devproc.virtio_transport import CONFIG_SPACE, VirtioTransport
 from devproc.virtqueue import QUEUE_MAX, Virtqueue
 from protocol.errors import Malformed
 from protocol.layout import DevicePage
+from protocol.memory import Shared
 
 _CONFIG, _STATE = 0x0000, 0x1000
 
@@ -54,12 +55,12 @@ class VirtioVhostUser(VirtioTransport):
     def _inflight_offset(self, index: int) -> int:
         """Leave room for the longest ring: it is the front-end that decides."""
         first = DevicePage.STATE + 64 * (1 + self.queue_count)
-        return first + index * -(-InflightTable.size(QUEUE_MAX) // 64) * 64
+        return first + index * rings.stride(QUEUE_MAX)
 
     @property
     def offered(self) -> int:
-        """All feature bits on offer; queues are reset by stopping them, which the front-end does."""
-        return super().offered & ~int(Feature.RING_RESET)
+        """All feature bits on offer, but two: the front-end resets queues by stopping them, and a kick has no data."""
+        return super().offered & ~int(Feature.RING_RESET | Feature.NOTIFICATION_DATA)
 
     def show_queue(self) -> None:
         """Show nothing: nobody looks."""
@@ -80,23 +81,24 @@ class VirtioVhostUser(VirtioTransport):
             self._set_up(queue)
 
     def start_ring(
-        self, index: int, size: int, places: tuple[int, int, int], base: int, table: InflightTable | None
+        self, index: int, size: int, places: tuple[int, int, int], base: int, table: tuple[Shared, int] | None
     ) -> None:
-        """Serve a ring from position ``base`` on; or go on where a table has requests in flight.
+        """Serve a ring from position ``base`` on; or go on from the in-flight table that a predecessor left.
 
-        ``places`` are the guest addresses of descriptor table, available and used ring.
+        ``places`` are the guest addresses of descriptor, driver and device area; ``table`` is where in memory of the
+        front-end the in-flight table is.
         """
         record = self.records[index]
         record.clear()
         record.size = size
         record.desc, record.driver, record.device = places
-        own = InflightTable(self.shared, self._inflight_offset(index))  # which ends with the process
-        queue = Virtqueue(index, self.machine.memory, record, table or own)
+        own = self.shared, self._inflight_offset(index)  # which ends with the process
+        queue = rings.make_queue(self.negotiated, index, self.machine.memory, record, table or own)
         self._set_up(queue)
         self.queues[index] = queue
         record.enabled = 1
         self._running = True
-        if table is not None and table.entries == size and table.heads():
+        if table is not None and queue.left_behind:
             self.counters["replayed"] += queue.recover()
         else:
             queue.start(base)
@@ -107,10 +109,8 @@ class VirtioVhostUser(VirtioTransport):
     def stop_ring(self, index: int) -> int:
         """Finish what is under way and forget the ring; return the next position in its available ring."""
         self.drain()
-        self.queues.pop(index, None)
-        record = self.records[index]
-        base = record.last_avail
-        self._reset_queue(record)
+        base = self.queues.pop(index).position
+        self._reset_queue(self.records[index])
         return base
 
     def set_status(self, value: int) -> None:

@@ -250,7 +250,8 @@ def message(S, pa, identity):
 def doorbell_of(row, offset, size, value):
     """Return the number of the doorbell that a store rings, or a negative one.
 
-    Places tell doorbells apart (virtio 1.2 §4.1.4.4), or, with a stride of zero, the value stored (§4.2.2).
+    Places tell doorbells apart (virtio 1.2 §4.1.4.4), or, with a stride of zero, the lower half of the value stored
+    (§4.2.2); with NOTIFICATION_DATA the upper half says how far the driver has come (§2.9), which nobody needs to know.
     """
     distance = offset - load_i64(row + st.W_DOORBELL_OFFSET * 8)
     stride = load_i64(row + st.W_DOORBELL_STRIDE * 8)
@@ -260,7 +261,7 @@ def doorbell_of(row, offset, size, value):
         return distance // stride
     if distance > 0 or size != 4:
         return -1
-    return value & 0xFFFFFFFF
+    return value & 0xFFFF
 
 
 @jit

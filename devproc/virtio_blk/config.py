@@ -34,6 +34,7 @@ class Config:
     on_error: str = "report"
     iops: int = 0
     bytes_per_second: int = 0
+    in_order: bool = False
 
 
 def add_policies(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +52,9 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
         "--on-error", choices=ON_ERROR, default="report", help="pause: a full host pauses the machine (default: report)"
     )
     parser.add_argument("--iops", type=int, default=0, metavar="N", help="requests a second (default: any number)")
+    parser.add_argument(
+        "--in-order", action="store_true", help="offer VIRTIO_F_IN_ORDER: requests come back in the order they came"
+    )
     parser.add_argument("--bytes-per-second", default="0", metavar="SIZE", help="such as 10M (default: any number)")
 
 
@@ -73,4 +77,5 @@ def policies(options: argparse.Namespace) -> dict[str, Any]:
         "on_error": options.on_error,
         "iops": options.iops,
         "bytes_per_second": rate,
+        "in_order": options.in_order,
     }

@@ -7,6 +7,7 @@ from devproc.virtio import VirtioDevice
 from devproc.virtio_blk.backing import Backing
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.spec import SECTOR, BlkFeature, Header, Trailer
+from devproc.virtio_spec import Feature
 
 RANGE_MAX = 1 << 22  # sectors of one discard or write-zeroes range: 2 GiB
 DISCARDS_MAX = 32  # ranges in one discard; a write-zeroes has one, because the host may have to write it
@@ -44,6 +45,8 @@ class BlockConfigSpace(VirtioDevice):
         self.config = config
         self.image = image
         self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY | BlkFeature.FLUSH
+        if config.in_order:
+            self.features |= Feature.IN_ORDER
         if config.queues > 1:
             self.features |= BlkFeature.MQ
         if config.readonly:

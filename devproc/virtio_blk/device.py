@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class BlockDevice(BlockTransfers):
     """A disk."""
 
-    state_version = 2
+    state_version = 3
 
     def __init__(self, config: Config, image: Backing, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config, image)

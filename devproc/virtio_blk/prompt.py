@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from devproc.device import Device
-from devproc.driver_queue import DriverQueue
 from devproc.host import Commands
+from devproc.packed_driver_queue import lay_out
 from devproc.poke import settle
 from devproc.virtio_blk.device import BlockDevice
 from devproc.virtio_blk.spec import SECTOR, Type
@@ -20,32 +20,38 @@ _ANSWERS = {0: "ok", 1: "i/o error", 2: "unsupported"}
 class Disk:
     """A driver for one request at a time."""
 
-    def __init__(self, device: BlockDevice) -> None:
+    def __init__(self, device: BlockDevice, features: int = 0, size: int = _QUEUE_SIZE) -> None:
+        """Lay out a queue of ``size``; ``features`` are those of rings that the driver accepts."""
         self.device = device
+        self._features = features
         memory = device.machine.memory
-        self.queue = DriverQueue(memory, memory.base, _QUEUE_SIZE)
+        self.queue = lay_out(memory, memory.base, size, features)
         self._header, self._status = self.queue.lend(16), self.queue.lend(1)
         self._data = self.queue.lend(64 * SECTOR, SECTOR)
 
     def set_up(self, without: int = 0) -> None:
         """Do what a driver does at probe, register by register, ``without`` some features."""
-        self._write("pci_command", 0x6)
-        self._write("device_status", 0)
-        self._write("device_status", Status.ACKNOWLEDGE | Status.DRIVER)
+        self.write("pci_command", 0x6)
+        self.write("device_status", 0)
+        self.write("device_status", Status.ACKNOWLEDGE | Status.DRIVER)
         for select in (0, 1):
-            self._write("driver_feature_select", select)
-            wanted = (self.device.features | Feature.VERSION_1) & ~without
-            self._write("driver_feature", wanted >> 32 * select & 0xFFFF_FFFF)
-        self._write("device_status", Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
-        self._write("queue_select", 0)
-        self._write("queue_size", _QUEUE_SIZE)
-        self._write("queue_desc", self.queue.desc)
-        self._write("queue_driver", self.queue.avail)
-        self._write("queue_device", self.queue.used)
-        self._write("queue_enable", 1)
-        self._write("device_status", self.device.device_status | Status.DRIVER_OK)
+            self.write("driver_feature_select", select)
+            wanted = (self.device.features | Feature.VERSION_1 | self._features) & ~without
+            self.write("driver_feature", wanted >> 32 * select & 0xFFFF_FFFF)
+        self.write("device_status", Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
+        self.enable()
+        self.write("device_status", self.device.device_status | Status.DRIVER_OK)
 
-    def _write(self, name: str, value: int) -> None:
+    def enable(self) -> None:
+        """Tell the device where the queue is."""
+        self.write("queue_select", 0)
+        self.write("queue_size", self.queue.size)
+        self.write("queue_desc", self.queue.desc)
+        self.write("queue_driver", self.queue.avail)
+        self.write("queue_device", self.queue.used)
+        self.write("queue_enable", 1)
+
+    def write(self, name: str, value: int) -> None:
         """Write a register, by the name it has over PCI."""
         known = self.device.registers.by_name
         name = name if name in known else _OVER_MMIO.get(name, name)

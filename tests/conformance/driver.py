@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from devproc.driver_queue import DriverQueue
+from devproc.packed_driver_queue import PackedDriverQueue, lay_out
 from devproc.virtio_spec import Feature, Status
 from tests.conformance.fake_cpu import RAM_BASE, FakeCpu
 
@@ -53,7 +54,7 @@ class Driver:
         self.wanted = features | Feature.VERSION_1
         self.queue_count = queues
         self.msix = msix
-        self.queues: list[DriverQueue] = []
+        self.queues: list[DriverQueue | PackedDriverQueue] = []
         self.places: dict[int, tuple[int, int]] = {}
         self.multiplier = 0
         self.features = 0
@@ -148,18 +149,12 @@ class Driver:
             self.set(name, address & 0xFFFF_FFFF)
             self.set(f"{name}_high", address >> 32)
 
-    def set_up(self, index: int, gpa: int | None = None) -> DriverQueue:
+    def set_up(self, index: int, gpa: int | None = None) -> DriverQueue | PackedDriverQueue:
         """Lay out and enable one queue."""
         self.set("queue_select", index)
         assert self.get("queue_max") >= self.size
         self.set("queue_size", self.size)
-        queue = DriverQueue(
-            self.cpu.ram,
-            gpa or RAM_BASE + index * (4 << 20),
-            self.size,
-            event_idx=bool(self.features & Feature.RING_EVENT_IDX),
-            indirect=bool(self.features & Feature.RING_INDIRECT_DESC),
-        )
+        queue = lay_out(self.cpu.ram, gpa or RAM_BASE + index * (4 << 20), self.size, self.features)
         self.set_ring(queue.desc, queue.avail, queue.used)
         if self.msix:
             self.set("queue_msix_vector", index + 1)

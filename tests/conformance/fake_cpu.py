@@ -226,7 +226,7 @@ class FakeCpu:
             self.counters["dropped_writes"] += 1
         elif kind is WriteKind.DOORBELL:
             stride = self.page.doorbell_stride
-            bell = (offset - self.page.doorbell_offset) // stride if stride else value
+            bell = (offset - self.page.doorbell_offset) // stride if stride else value & 0xFFFF
             if bell < len(self._doorbells):
                 self.ring(bell)
         elif kind is WriteKind.STORE:

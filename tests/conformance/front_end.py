@@ -8,7 +8,7 @@ import struct
 import time
 from typing import Self
 
-from devproc.driver_queue import DriverQueue
+from devproc.packed_driver_queue import lay_out
 from devproc.virtio_spec import Feature
 from protocol.memory import GuestMemory, Shared
 from protocol.vhost_user.front_end import FrontEnd, event
@@ -31,9 +31,8 @@ class Guest:
         self.memory = GuestMemory(self.shared, BASE)
         self.region = Region(BASE, ram, UADDR, 0)
         self.features = features
-        self.queue = DriverQueue(
-            self.memory, BASE, size, event_idx=bool(features & Feature.RING_EVENT_IDX), indirect=indirect
-        )
+        self.begin = 0x8000_8000 if features & Feature.RING_PACKED else 0
+        self.queue = lay_out(self.memory, BASE, size, features if indirect else features & ~Feature.RING_INDIRECT_DESC)
         self.kick, self.call = event(), event()
         self.tables: tuple[Inflight, int] | None = None
         self.front: FrontEnd
@@ -42,7 +41,7 @@ class Guest:
 
     # the back-end
 
-    def connect(self, front: FrontEnd, *, protocol: ProtocolFeature = EVERY, base: int = 0) -> None:
+    def connect(self, front: FrontEnd, *, protocol: ProtocolFeature = EVERY, base: int | None = None) -> None:
         """Negotiate, give memory, start the ring at ``base``; in-flight tables stay from one back-end to the next."""
         self.front = front
         front.negotiate(self.features, protocol)
@@ -54,7 +53,7 @@ class Guest:
             front.add_region(self.region, self.shared.fd)
         else:
             front.share([(self.region, self.shared.fd)])
-        self.start(base)
+        self.start(self.begin if base is None else base)
 
     def start(self, base: int) -> None:
         """Set the ring up and enable it."""

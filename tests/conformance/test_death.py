@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from devproc.virtio_spec import Feature
 from tests.conformance.conftest import Start
 from tests.conformance.driver import DRIVERS, IN, OUT, Driver, Request
 from tests.conformance.fake_cpu import FakeCpu
 
 BLOCKS = 512
+RINGS = [
+    Feature.RING_EVENT_IDX | Feature.RING_INDIRECT_DESC,
+    Feature.RING_EVENT_IDX | Feature.RING_PACKED,
+]
 
 
 def wait_gone(cpu: FakeCpu) -> None:
@@ -24,12 +29,13 @@ def wait_gone(cpu: FakeCpu) -> None:
     cpu._owners[cpu.bus_name] = ""
 
 
+@pytest.mark.parametrize("features", RINGS)
 def test_kill_under_load_loses_and_repeats_nothing_the_guest_can_see(
-    cpu: FakeCpu, start: Start, image: Path, transport: str
+    cpu: FakeCpu, start: Start, image: Path, transport: str, features: int
 ) -> None:
     process = start("--image", str(image), "--transport", transport)
     cpu.attach()
-    driver = DRIVERS[transport](cpu, size=64)
+    driver = DRIVERS[transport](cpu, size=128, features=features)
     driver.probe()
     chance = random.Random(1)
     version = [0] * BLOCKS

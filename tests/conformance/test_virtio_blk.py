@@ -17,6 +17,7 @@ from tests.conformance.fake_cpu import RAM_BASE, FakeCpu
 
 RSS_LIMIT = 40 << 20
 RINGS = [0, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX, Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX]
+RINGS += [features | Feature.RING_PACKED for features in RINGS]
 
 
 def sector(number: int) -> bytes:

@@ -76,6 +76,9 @@ def test_a_doorbell_of_no_queue_rings_nothing(driver: MmioDriver) -> None:
         driver.set("notify", value)
 
     assert driver.do(IN, 3, 512, index=1)[0] == 0
+    request = driver.submit(IN, 3, 512, index=1)
+    driver.set("notify", 0x0001_0001)  # NOTIFICATION_DATA in the upper half
+    assert [head for head, _ in driver.wait(index=1)] == [request.head]
 
 
 @pytest.mark.parametrize("register", ["queue_ready", "queue_reset"])

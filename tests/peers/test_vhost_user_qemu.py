@@ -185,7 +185,8 @@ def test_debian_on_two_queues_and_a_back_end_that_dies(serve: Serve, qemu: str, 
     shutil.copyfile(image / "root.ext4", tmp_path / "root.ext4")
     back_end = serve(tmp_path / "root.ext4", "--queues", "2")
     command = [
-        *command_line(qemu, back_end, board="", memory="512M", device=",num-queues=2"), "-smp", "2", "-no-reboot",
+        *command_line(qemu, back_end, board="", memory="512M", device=",num-queues=2,packed=on"),
+        "-smp", "2", "-no-reboot",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
         "-append", "console=ttyS0 root=/dev/vda rw",
     ]  # fmt: skip
@@ -193,6 +194,7 @@ def test_debian_on_two_queues_and_a_back_end_that_dies(serve: Serve, qemu: str, 
         machine.login(PASSWORD)
         assert "BUSVM-0" in machine.run("cat /sys/block/vda/serial")
         assert machine.run("ls /sys/block/vda/mq | wc -l").strip() == "2"
+        assert machine.run("cat /sys/block/vda/device/features").strip()[34] == "1"  # VIRTIO_F_RING_PACKED
         machine.type("dd if=/dev/urandom of=/root/blob bs=64k count=256 conv=fsync 2>/dev/null; echo writ''ten")
         time.sleep(0.5)
         back_end.kill()

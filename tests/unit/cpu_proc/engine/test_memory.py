@@ -318,7 +318,7 @@ def test_a_window_without_kinds_is_memory_at_any_alignment(bench: Bench) -> None
     [
         (4, "h", 4, 0, 1), (4, "w", 4, 99, 1), (4, "w", 8, 0, None),
         (0, "w", 0, 1, 1), (0, "w", 0, 0, 0), (0, "w", 0, 2, None), (0, "w", 0, 0xFFFF_FFFF, None),
-        (0, "w", 0, 1 << 40 | 1, 1), (0, "h", 0, 1, None), (0, "w", 4, 1, None),
+        (0, "w", 0, 1 << 40 | 1, 1), (0, "w", 0, 0x8003_0001, 1), (0, "h", 0, 1, None), (0, "w", 4, 1, None),
     ],
 )  # fmt: skip
 def test_a_store_rings_the_doorbell_of_its_place_or_of_its_value(

@@ -35,6 +35,7 @@ def make(image: Path) -> Iterator[MakeDisk]:
         clock: Callable[[], float] | None = None,
         without: int = 0,
         transport: str = "pci",
+        features: int = 0,
         **changes: object,
     ) -> Disk:
         config = Config(image=image, **({"threads": 1} | changes))  # type: ignore[arg-type]
@@ -47,7 +48,7 @@ def make(image: Path) -> Iterator[MakeDisk]:
             device = BlockDevice.over(transport)(config, backing or Image(image), **clocks)
         machine = Machine.private(device.page_size)
         device.attach(machine)
-        disk = Disk(device)
+        disk = Disk(device, features)
         disk.set_up(without)
         made.append((device, machine))
         return disk
