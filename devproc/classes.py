@@ -14,7 +14,7 @@ import sys
 from typing import Any, get_type_hints
 
 from devproc.device import Device
-from devproc.host import Program, main
+from devproc.host import Commands, Program, main
 from devproc.options import add_options, configured
 from devproc.virtio import TRANSPORTS, VirtioDevice
 from protocol.errors import ConfigError
@@ -44,9 +44,17 @@ def program_of(device: type[Device], *, name: str | None = None) -> Program:
         open=open_device,
         add_arguments=add_arguments,
         transports=tuple(TRANSPORTS) if virtio else (device.transport,),
+        poke=_virtio_commands if virtio else None,
         vhost_user=virtio,
         device=device,
     )
+
+
+def _virtio_commands(device: Device) -> Commands:
+    from devproc.virtio_driver import Driver, commands  # only for a prompt
+
+    assert isinstance(device, VirtioDevice)
+    return commands(Driver(device))
 
 
 def config_of(device: type[Device]) -> type | None:

@@ -1,7 +1,7 @@
 """``--poke``: a prompt on a device with no machine: its page in private memory, its registers by name.
 
-What a device adds (requests through a driver-side queue, say) comes in as more commands. Reads and writes go through
-the device's own dispatch, so hooks run as for a guest.
+What a device adds comes in as more commands: of virtio devices a driver's side (``devproc.virtio_driver``). Reads and
+writes go through the device's own dispatch, so hooks run as for a guest.
 """
 
 from __future__ import annotations

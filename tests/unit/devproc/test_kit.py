@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +112,24 @@ def test_a_description_is_the_declaration(capsys: pytest.CaptureFixture[str]) ->
     page = markdown(describe(BlockDevice.over("pci")), inherited=Entropy.over("pci").registers)
     assert "`device_status`" not in page
     assert [name for name in ("`capacity`", "`type`") if name not in page] == []
+
+
+def test_any_virtio_device_takes_requests_at_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "send 0 +4\nsetup\nsend 0 +16\nsend 0\nsend 3 +1\nsend 0 xy\nsend 0 0011\nqueues\n"
+    for transport in ("pci", "mmio"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(program_of(Entropy), ["--poke", "--transport", transport]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "set the device up first: setup"
+        assert lines[1] == "features 0x100000000, 1 queues of 4"
+        assert re.fullmatch("16 bytes:( [0-9a-f]{2}){16}", lines[2])
+        assert lines[3].startswith("send: nothing to send")
+        assert lines[4] == "send: queue 3, there are 1"
+        assert lines[5].startswith("send: non-hexadecimal")
+        assert lines[6] == "0 bytes: "
+        assert "used=0x2 inflight=0x0" in lines[7]
 
 
 def test_a_page_of_other_registers_is_refused() -> None:
