@@ -25,10 +25,10 @@ class Clock(PlatformDevice):
     time_high = Register(bar0, 0x04, doc="High half, as of the last read of `time_low`.")
     alarm_low = Register(bar0, 0x08, doc="Low half of the alarm; a write sets it together with `alarm_high`.")
     alarm_high = Register(bar0, 0x0C, doc="Its high half.")
-    irq_enabled = Register(bar0, 0x10, mask=1, doc="Whether the alarm interrupts.")
+    irq_enabled = Register(bar0, 0x10, mask=1, sync=True, doc="Whether the alarm interrupts.")
     clear_alarm = Register(bar0, 0x14, access="w", store=False, doc="A write takes the alarm back.")
     alarm_status = Register(bar0, 0x18, access="r", doc="Whether an alarm is set.")
-    clear_interrupt = Register(bar0, 0x1C, access="w", store=False, doc="A write lowers the wire.")
+    clear_interrupt = Register(bar0, 0x1C, access="w", store=False, sync=True, doc="A write lowers the wire.")
     ringing = Register(bar0, 0x28, access="r", doc="Whether the wire is high as soon as it may be.")
     ahead = Register(bar0, 0x20, width=8, access="r", doc="Nanoseconds that the driver has set the clock ahead.")
 

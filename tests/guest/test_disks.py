@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -39,6 +40,13 @@ cache = "writethrough"
 id = "full"
 type = "python:tests.conformance.full_disk"
 args = ["--image", "full.img", "--on-error", "pause"]
+[[device]]
+id = "entropy"
+type = "python:devproc.template.entropy:Entropy"
+[[device]]
+id = "clock"
+type = "python:devproc.template.clock:Clock"
+bus = "platform"
 """
 
 
@@ -92,6 +100,11 @@ def test_linux_finds_what_vm_toml_says(debian: Path, tmp_path: Path) -> None:
         orchestrator("resume", "disks")
         assert "error" not in guest.wait_for("dd-ended 0", 30)
         assert not any((tmp_path / "full.img").read_bytes()[: 4 << 20])
+        # the tutorial's devices, with Linux's drivers: one alarm is one interrupt
+        assert len(guest.run("head -c 16 /dev/hwrng | base64").strip()) == 24
+        guest.run("rtcwake -d /dev/rtc1 -m on -s 2")
+        (row,) = re.findall(r"^ *\d+: +(\d+) .*goldfish-rtc$", guest.run("cat /proc/interrupts"), re.MULTILINE)
+        assert row == "1"
         guest.type("poweroff -f")
         assert guest.status(120) == 0
     after = (debian / "root.ext4").stat()
