@@ -45,6 +45,7 @@ class DeviceType:
 
 DEVICE_TYPES = {
     "virtio-blk": DeviceType("devproc.virtio_blk", "A disk over a raw image or a block device."),
+    "virtio-rng": DeviceType("devproc.virtio_rng", "Random numbers for the guest's kernel."),
 }
 
 
@@ -72,6 +73,7 @@ class Key:
 
 
 _BLK = ("virtio-blk",)
+_RNG = ("virtio-rng",)
 
 KEYS = (
     Key("", "schema", Kind.COUNT, "Version of this format.", default=SCHEMA_VERSION, least=1, most=SCHEMA_VERSION),
@@ -147,8 +149,8 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`; `python:MODULE:CLASS` for a device of your own from its class, in the file's folder; "
-        "`python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
+        "`virtio-blk`, `virtio-rng`; `python:MODULE:CLASS` for a device of your own from its class, in the file's "
+        "folder; `python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
         required=True,
     ),
     Key(
@@ -236,10 +238,18 @@ KEYS = (
         "device",
         "bytes-per-second",
         Kind.SIZE,
-        "Most bytes read and written a second.",
+        "Most bytes a second, of a disk read and written.",
         least=1,
-        types=_BLK,
+        types=_BLK + _RNG,
         option="--bytes-per-second",
+    ),
+    Key(
+        "device",
+        "source",
+        Kind.FILE,
+        "File or character device with random bytes, instead of the host's kernel.",
+        types=_RNG,
+        option="--source",
     ),
 )
 

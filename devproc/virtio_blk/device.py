@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from devproc.throttle import Throttle, Waiting
 from devproc.virtio_blk.backend import Image
 from devproc.virtio_blk.backing import CANNOT, NO_SPACE, Backing, Shorter
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.overlay import Overlay
 from devproc.virtio_blk.requests import Request, take
 from devproc.virtio_blk.spec import S_IOERR, S_OK, S_UNSUPP
-from devproc.virtio_blk.throttle import Throttle, Waiting
 from devproc.virtio_blk.transfers import BlkState, BlockTransfers
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.errors import HostError

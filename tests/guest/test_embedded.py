@@ -23,6 +23,10 @@ image = "one.raw"
 id = "rng0"
 type = "python:devproc.template"
 [[device]]
+id = "rng1"
+type = "virtio-rng"
+bytes-per-second = "1M"
+[[device]]
 id = "disk1"
 type = "virtio-blk"
 image = "two.raw"
@@ -44,7 +48,7 @@ def run(folder: Path, name: str, commands: str) -> subprocess.CompletedProcess[s
 def test_report_finds_every_device_and_exercises_it(tmp_path: Path) -> None:
     done = run(tmp_path, "report", "i;u;f;q 7")
     assert done.returncode == 7, done.stderr
-    assert "report: 4 functions, 3 devices exercised, 0 failures" in done.stdout
+    assert "report: 5 functions, 4 devices exercised, 0 failures" in done.stdout
     assert "float: checksum=8622cd576fa5301b" in done.stdout
     assert "user: mode=sv39" in done.stdout
 

@@ -33,7 +33,7 @@ class Bucket:
 
 
 class Throttle:
-    """Both limits of a disk; 0 is none."""
+    """Both limits; 0 is none."""
 
     def __init__(self, iops: int, bytes_per_second: int, now: float) -> None:
         self._requests = Bucket(iops, now) if iops else None

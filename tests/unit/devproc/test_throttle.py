@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devproc.virtio_blk.throttle import Throttle, Waiting
+from devproc.throttle import Throttle, Waiting
 
 
 @dataclass

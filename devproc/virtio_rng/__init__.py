@@ -1,0 +1,1 @@
+"""virtio-rng: random numbers for the guest's kernel."""
