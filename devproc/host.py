@@ -175,7 +175,8 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
 def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
     if options.bus or options.poke or (options.vhost_user is not None and options.fd is not None):
         raise ConfigError("--vhost-user, --fd, --bus and --poke exclude each other")
-    from devproc.vhost_server import Server, Socket
+    from devproc.listening import Socket
+    from devproc.vhost_server import Server
 
     options.transport = "vhost-user"
     device = program.open(options)

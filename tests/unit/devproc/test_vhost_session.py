@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devproc.vhost_server import Server, Socket
+from devproc.listening import Socket
+from devproc.vhost_server import Server
 from devproc.vhost_session import MEMORY_SLOTS, OFFERED
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device
