@@ -44,13 +44,14 @@ def program_of(device: type[Device], *, name: str | None = None) -> Program:
         open=open_device,
         add_arguments=add_arguments,
         transports=tuple(TRANSPORTS) if virtio else (device.transport,),
-        poke=_virtio_commands if virtio else None,
+        poke=virtio_commands if virtio else None,
         vhost_user=virtio,
         device=device,
     )
 
 
-def _virtio_commands(device: Device) -> Commands:
+def virtio_commands(device: Device) -> Commands:
+    """Return what the prompt of any virtio device has."""
     from devproc.virtio_driver import Driver, commands  # only for a prompt
 
     assert isinstance(device, VirtioDevice)
