@@ -22,7 +22,7 @@ from cpu_proc.remote import Remote
 from protocol import names
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ProtocolError, VersionMismatch
-from protocol.layout import DevicePage, IrqPage
+from protocol.layout import NO_CALL_VECTOR, DevicePage, IrqPage
 from protocol.link import Link
 from protocol.memory import Shared, shm_name
 
@@ -177,7 +177,8 @@ class Attacher:
         place = self._place(slot, wishes["Transport"])
         first = slot.remote is None
         remote = slot.remote or self._make(slot, place, wishes)
-        if not first and (remote.shared.size, len(remote.doorbells)) != (wishes["PageSize"], wishes["Doorbells"]):
+        shape = remote.shared.size, len(remote.doorbells), len(remote.calls)
+        if not first and shape != (wishes["PageSize"], wishes["Doorbells"], wishes.get("Calls", 0)):
             raise ProtocolError("another shape than the device that was there", hint="restart the VM to change it")
         epoch = remote.page.epoch + 1
         remote.page.epoch = epoch
@@ -195,6 +196,7 @@ class Attacher:
             "clock": Variant("h", Fd(self._clock.fd)),
             "irq_event": Variant("h", Fd(self._machine.irq_event)),
             "doorbells": Variant("ah", [Fd(fd) for fd in remote.doorbells]),
+            "calls": Variant("ah", [Fd(fd) for fd in remote.calls]),
             "link": Variant("s", link.endpoint),
             "cpu_pid": Variant("u", os.getpid()),
         }
@@ -208,6 +210,7 @@ class Attacher:
             link.close()
             if first:
                 slot.remote = None
+                self._machine.forget_calls(remote)
                 remote.close()
                 remote.release()
             raise
@@ -218,19 +221,27 @@ class Attacher:
 
     def _make(self, slot: Slot, place: Place, wishes: dict[str, Any]) -> Remote:
         size, vectors, doorbells = wishes["PageSize"], wishes["Vectors"], wishes["Doorbells"]
-        if not DevicePage.STATE <= size <= _PAGE_MAX or vectors > _VECTORS_MAX or doorbells > _VECTORS_MAX:
-            raise ProtocolError(f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}")
-        if self._next_source + 1 + vectors > IrqPage.SOURCES:
+        calls = wishes.get("Calls", 0)
+        if not DevicePage.STATE <= size <= _PAGE_MAX or max(vectors, doorbells, 2 * calls) > _VECTORS_MAX:
+            raise ProtocolError(
+                f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}, calls {calls}"
+            )
+        sources = 1 + vectors + calls
+        if self._next_source + sources > IrqPage.SOURCES:
             raise ProtocolError("out of interrupt sources")
         node = properties(wishes["Node"]) if place.bus == PlatformDevice.transport else {}
         shared = Shared.create(shm_name(self._runtime.vm, f"dev.{slot.id}"), size)
-        remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled)
+        remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled, calls)
         if isinstance(remote, PlatformDevice):
             remote.node = node
         remote.page.format()
         remote.page.irq_base = self._next_source
-        remote.page.irq_count = 1 + vectors
-        self._next_source += 1 + vectors
+        remote.page.irq_count = sources
+        remote.page.calls = calls
+        for call in range(calls):
+            remote.page.set_call_vector(call, NO_CALL_VECTOR)
+        self._next_source += sources
+        self._machine.take_calls(remote)
         slot.remote = remote
         return remote
 

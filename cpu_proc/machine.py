@@ -27,10 +27,12 @@ from cpu_proc.board import Board, Fitting, Wiring
 from cpu_proc.boot import loader, tree
 from cpu_proc.boot.config import BootConfig
 from cpu_proc.boot.sbi import Sbi
+from cpu_proc.calls import Calls
 from cpu_proc.clock import REAL, GuestClock, InstructionClock
 from cpu_proc.engine import state as st
 from cpu_proc.gate import Gate
 from cpu_proc.hart import INTERPRETER, LONGEST_SLEEP_NS, NO_BUDGET, STARTED, STOPPED, SUSPENDED, Hart
+from cpu_proc.remote import Remote
 from protocol.errors import SOFTWARE, BusvmError
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory, Shared, full_fence
@@ -69,6 +71,7 @@ class Machine:
         interrupts: str = "aia",
         engine_name: str = INTERPRETER,
     ) -> None:
+        self._engine = engine
         self.ram = ram
         self.memory = GuestMemory(ram, mm.DRAM_BASE)
         self.irq = irq
@@ -95,6 +98,7 @@ class Machine:
         self._running = 0  # threads
         self._reset_wanted = False
         self._serving: Hart | None = None
+        self._calls: Calls | None = None  # most machines have no use for it
         wiring = Wiring(self.events.console, self.power_off, self.request_reset, self._set_windows)
         fitting = Fitting(interrupts, boot.flash, boot.files)
         self.board = Board(self.harts, self.memory, irq, clock, wiring, fitting)
@@ -210,6 +214,18 @@ class Machine:
         elif self.state == STALLED:
             self.clock.start()
             self._set_state(RUNNING, "")
+
+    def take_calls(self, remote: Remote) -> None:
+        """Count what back-ends of this device write into its calls."""
+        for index, fd in enumerate(remote.calls):
+            if self._calls is None:
+                self._calls = Calls(self._engine, self.irq, self.irq_event)
+            self._calls.add(fd, remote.page.irq_base + remote.page.irq_count - len(remote.calls) + index)
+
+    def forget_calls(self, remote: Remote) -> None:
+        """Count them no more."""
+        for fd in remote.calls if self._calls else ():
+            self._calls.remove(fd)  # type: ignore[union-attr]
 
     # what SBI calls, with the lock held
 
@@ -406,6 +422,8 @@ class Machine:
 
     def close(self) -> None:
         """Release what the machine holds of the host, after ``join``."""
+        if self._calls is not None:
+            self._calls.close()
         for remote in self.board.remotes:
             remote.release()
         self.board.close()

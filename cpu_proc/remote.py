@@ -57,7 +57,9 @@ class Remote:
     transport = ""
     """What ``Device1.Transport`` says of such devices."""
 
-    def __init__(self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Stalled) -> None:
+    def __init__(
+        self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Stalled, calls: int = 0
+    ) -> None:
         self.id = device_id
         self.slot = slot
         self.shared = page
@@ -65,6 +67,7 @@ class Remote:
         self.epoch = 0
         self.pid = 0
         self.doorbells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(doorbells)]
+        self.calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(calls)]
         self._doorbell_fds = (ctypes.c_int32 * max(1, doorbells))(*self.doorbells)
         self._link: Link | None = None
         self._lock = threading.Condition()
@@ -132,9 +135,9 @@ class Remote:
 
     def release(self) -> None:
         """Close descriptors and unmap the page; no thread may use the function any more."""
-        for fd in self.doorbells:
+        for fd in [*self.doorbells, *self.calls]:
             os.close(fd)
-        self.doorbells = []
+        self.doorbells, self.calls = [], []
         self.shared.unlink()
         self.shared.close()
 

@@ -37,6 +37,7 @@ class Offer:
     doorbells: list[int]
     link: str
     cpu_pid: int
+    calls: list[int]
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
@@ -45,7 +46,8 @@ class Offer:
         Raises:
             Malformed: a key is missing or of the wrong type. The descriptors in it are closed.
         """
-        types: dict[str, type] = {"vm": str, "link": str, "doorbells": list}
+        types: dict[str, type] = {"vm": str, "link": str, "doorbells": list, "calls": list}
+        body = {"calls": [], **body}
         for field in fields(cls):
             if not isinstance(body.get(field.name), types.get(field.name, int)):
                 close_all(body)
@@ -57,9 +59,10 @@ def close_all(body: dict[str, Any]) -> None:
     """Close every descriptor in the body of a refused offer."""
     for key in ("ram", "page", "irq", "clock", "irq_event"):
         _close(body.get(key))
-    doorbells = body.get("doorbells")
-    for fd in doorbells if isinstance(doorbells, list) else ():
-        _close(fd)
+    for key in ("doorbells", "calls"):
+        fds = body.get(key)
+        for fd in fds if isinstance(fds, list) else ():
+            _close(fd)
 
 
 def _close(fd: object) -> None:
@@ -68,9 +71,9 @@ def _close(fd: object) -> None:
 
 
 class Attachment:
-    """Mapped memory, link, doorbells."""
+    """Mapped memory, link, doorbells, calls."""
 
-    def __init__(self, offer: Offer, *, page_size: int, doorbells: int) -> None:
+    def __init__(self, offer: Offer, *, page_size: int, doorbells: int, calls: int = 0) -> None:
         """Map everything and connect the link.
 
         Raises:
@@ -80,6 +83,7 @@ class Attachment:
         """
         self.offer = offer
         self.doorbells = list(offer.doorbells)
+        self.calls = list(offer.calls)
         self._mapped: list[Shared] = []
         self._loose = [offer.ram, offer.page, offer.irq, offer.clock, offer.irq_event]
         self._link: Link | None = None
@@ -88,6 +92,8 @@ class Attachment:
                 raise VersionMismatch(f"Attach: version {offer.version}, this build speaks {OFFER_VERSION}")
             if len(self.doorbells) != doorbells:
                 raise Malformed(f"Attach: {len(self.doorbells)} doorbells, {doorbells} wanted")
+            if len(self.calls) != calls:
+                raise Malformed(f"Attach: {len(self.calls)} calls, {calls} wanted")
             page = DevicePage(self._map(offer.page, max(page_size, offer.page_size)))
             irq = IrqPage(self._map(offer.irq, IrqPage.SIZE))
             self.clock = ClockPage(self._map(offer.clock, ClockPage.SIZE))
@@ -96,7 +102,8 @@ class Attachment:
             if page.epoch != offer.epoch:
                 raise StaleEpoch(f"Attach: epoch {offer.epoch}, the page has {page.epoch}")
             ram = self._map(offer.ram, offer.ram_size)
-            self.machine = Machine(page, GuestMemory(ram, offer.ram_base), irq, offer.irq_event)
+            memory = GuestMemory(ram, offer.ram_base)
+            self.machine = Machine(page, memory, irq, offer.irq_event, tuple(self.doorbells), tuple(self.calls))
             self._link = Link(offer.link, epoch=offer.epoch, bind=False, peer_pid=offer.cpu_pid)
         except BaseException:
             self.close()
@@ -122,8 +129,9 @@ class Attachment:
             self._link = None
         for shared in self._mapped:
             shared.close()
-        for fd in [*self._loose, *self.doorbells]:
+        for fd in [*self._loose, *self.doorbells, *self.calls]:
             os.close(fd)
         self._mapped.clear()
         self._loose.clear()
         self.doorbells.clear()
+        self.calls.clear()

@@ -38,13 +38,25 @@ _ALIGN = 0x1000
 class Machine:
     """What a device sees of the machine it is attached to: memory, its page, its interrupts."""
 
-    def __init__(self, page: DevicePage, memory: GuestMemory, irq: IrqPage, irq_event: int) -> None:
+    def __init__(
+        self,
+        page: DevicePage,
+        memory: GuestMemory,
+        irq: IrqPage,
+        irq_event: int,
+        doorbells: tuple[int, ...] = (),
+        calls: tuple[int, ...] = (),
+    ) -> None:
         self.page = page
         self.memory = memory
         self.irq = irq
         self._irq_event = irq_event
         self._base = page.irq_base
-        self._count = page.irq_count
+        self._count = page.irq_count - page.calls
+        self.doorbells = doorbells
+        """Eventfds that the guest's doorbells write, for a device that hands them on."""
+        self.calls = calls
+        """Eventfds that interrupt the guest when they are written (``DevicePage``)."""
 
     @classmethod
     def private(
@@ -105,6 +117,10 @@ class Device:
     """MSI-X vectors; a subclass may set it per instance before it attaches."""
     doorbells: int = 0
     """Doorbells, each an eventfd of its own."""
+    hands_on_doorbells: ClassVar[bool] = False
+    """Whether another process waits for them in the place of the device loop."""
+    calls: int = 0
+    """Eventfds with which another process interrupts the guest (``DevicePage``)."""
     state_version: int = 1
     """Version of the private state in the page; another one is refused."""
 

@@ -48,6 +48,7 @@ class Device1:
         self.page_version = DevicePage.VERSION
         self.vectors = device.vectors
         self.doorbells = device.doorbells
+        self.calls = device.calls
         self.configuration = device.configuration()
         self.node = {name: Variant(_type_of(value), value) for name, value in device.device_tree().items()}
         self._loop = loop

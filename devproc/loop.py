@@ -186,7 +186,7 @@ class DeviceLoop(EventLoop):
         """
         device = self.device
         doorbells = device.doorbells
-        attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells)
+        attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells, calls=device.calls)
         if self._attachment is not None:
             attachment.close()
             raise ConfigError("attached already", hint="Detach comes first")
@@ -198,7 +198,7 @@ class DeviceLoop(EventLoop):
             raise
         self._attachment = attachment
         self.watch(attachment.link.socket.fileno(), lambda: None)
-        for index, fd in enumerate(attachment.doorbells):
+        for index, fd in enumerate(() if device.hands_on_doorbells else attachment.doorbells):
             self.watch(fd, lambda fd=fd, index=index: self._ring(fd, index))  # type: ignore[misc]
         device.quiesced = False
         device.pending.update(range(doorbells) if resumed else ())
@@ -213,7 +213,7 @@ class DeviceLoop(EventLoop):
             return
         self.device.detach()
         self.unwatch(attachment.link.socket.fileno())
-        for fd in attachment.doorbells:
+        for fd in () if self.device.hands_on_doorbells else attachment.doorbells:
             self.unwatch(fd)
         self._attachment = None
         self.device.pending.clear()

@@ -20,6 +20,7 @@ from orchestrator.toml_lines import Lines
 from protocol.errors import ConfigError
 from protocol.names import ID_PATTERN, VM_PATTERN
 from protocol.sizes import format_size, parse_size
+from protocol.virtio_types import NUMBERS, number_of
 
 DEFAULT_NAME = "demo"
 FILE_NAME = "vm.toml"
@@ -262,6 +263,8 @@ class _Reader:
             return tuple(value)
         if key.kind is Kind.FILE:
             return self._file(value, where)
+        if key.kind is Kind.PATH:
+            return (self._folder / Path(value).expanduser()).absolute()
         if key.kind in (Kind.COUNT, Kind.NUMBER):
             self._range(value, key, where)
         choices = [str(choice) for choice in key.choices]
@@ -369,8 +372,23 @@ class _Reader:
             raise self.error((*path, "id"), f"{values['id']!r} is the name of a part of every VM", "choose another")
         if values.get("snapshot") and values.get("readonly"):
             raise self.error((*path, "snapshot"), "excludes readonly", "snapshot alone leaves the image untouched")
+        if kind == "vhost-user":
+            self._back_end(values, path)
         fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args")}
         return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
+
+    def _back_end(self, values: dict[str, Any], path: tuple[str | int, ...]) -> None:
+        """Check what a vhost-user device is, and that it is clear who serves it, and where."""
+        if number_of(values["device"]) is None:
+            hint = _nearest(values["device"], NUMBERS) or f"a number, or {', '.join(NUMBERS)}"
+            raise self.error((*path, "device"), f"{values['device']!r} is no type of virtio device", hint)
+        command = values["command"]
+        if values["socket"] and command:
+            raise self.error((*path, "command"), "excludes socket", "its socket is in the VM's folder: {socket}")
+        if not values["socket"] and not command:
+            raise self.error((*path, "socket"), "missing", "where the back-end listens; or command, which starts one")
+        if command and not any("{socket}" in word for word in command):
+            raise self.error((*path, "command"), "has no {socket}", 'such as "--socket-path={socket}"')
 
     def _type(self, kind: str, where: tuple[str | int, ...]) -> None:
         if kind in schema.DEVICE_TYPES:

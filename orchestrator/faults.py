@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.config import Config
-from orchestrator.plan import CPU
+from orchestrator.plan import BACK_END, CPU
 from protocol.errors import BusvmError, ConfigError, HostError
 
 _ERROR = re.compile(r"(?:.*?: )?error: (.*)")
@@ -66,6 +66,8 @@ def _place(config: Config | None, name: str, message: str) -> str:
                 return f"{config.places.of('boot', key)}: boot.{key}: "
         return ""
     for index, device in enumerate(config.devices):
+        if name == device.id + BACK_END:
+            return f"{config.places.of('device', index, 'command')}: {name}: "
         if device.id != name:
             continue
         for key, value in device.options:

@@ -143,7 +143,7 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
         running.record.write(runtime)
         running.start(BUS)
         running.start(CPU)
-        for device in plan.devices:
+        for device in plan.restartable:
             if device.start == "attach":
                 running.note(device.id, BY_HAND)
             else:

@@ -15,6 +15,8 @@ from orchestrator.config import Config, Device, Rows
 from protocol.names import Runtime
 
 BUS, CPU = "bus", "cpu"
+BACK_END = ".backend"  # behind the id of its device
+_COMMAND_WAIT_S = 10  # for a back-end that starts at the same time
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Process:
     restart: str = "no"
     slot: str | None = None
     """Of a device: its slot of PCI, or ``mmio0`` to ``mmio7``."""
+    serves: str | None = None
+    """Of a back-end: the device whose requests it serves."""
 
     @property
     def command(self) -> str:
@@ -56,6 +60,11 @@ class Plan:
     def devices(self) -> tuple[Process, ...]:
         """The device processes."""
         return tuple(process for process in self.processes if process.slot is not None)
+
+    @property
+    def restartable(self) -> tuple[Process, ...]:
+        """The processes that are started again: devices and their back-ends."""
+        return tuple(process for process in self.processes if process.slot is not None or process.serves is not None)
 
     def process(self, name: str) -> Process:
         """Return the process ``name``; it must be there."""
@@ -86,13 +95,14 @@ def make(
         _device(config, device, next(free[device.bus]), runtime, debug=device.id in debug) for device in config.devices
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
+    back_ends = tuple(found for device in config.devices if (found := _back_end(config, device, runtime)))
     file = str(config.file) if config.file else None
     return Plan(
         config.name,
         file,
         config.memory,
         runtime.bus_address,
-        (bus, cpu, *devices),
+        (bus, cpu, *back_ends, *devices),
         embedded=config.embedded,
         symbols=str(config.symbols) if config.symbols else None,
     )
@@ -173,6 +183,8 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
     argv += [f"--transport={device.bus}"] if device.bus != "pci" else []
     argv += [*_options(device), *device.args]
+    if _command(device):
+        argv += [f"--socket={_socket(device, runtime)}", f"--wait={_COMMAND_WAIT_S}"]
     return Process(
         device.id,
         device.type,
@@ -186,13 +198,46 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
     )
 
 
+def _command(device: Device) -> tuple[str, ...]:
+    """Return the command of the device's back-end, if there is one of ours."""
+    return tuple(dict(device.options).get("command", ()))
+
+
+def _socket(device: Device, runtime: Runtime) -> Path:
+    return runtime.back_end_socket(device.id)
+
+
+def _back_end(config: Config, device: Device, runtime: Runtime) -> Process | None:
+    """Return the process of a back-end that belongs to the VM."""
+    command = _command(device)
+    if not command:
+        return None
+    places = {"{socket}": str(_socket(device, runtime)), "{folder}": str(config.folder)}
+    name = f"{device.id}{BACK_END}"
+    return Process(
+        name,
+        "vhost-user back-end",
+        tuple(_replaced(word, places) for word in command),
+        str(runtime.logs / f"{name}.log"),
+        str(config.folder),
+        restart="always",
+        serves=device.id,
+    )
+
+
+def _replaced(word: str, places: dict[str, str]) -> str:
+    for name, value in places.items():
+        word = word.replace(name, value)
+    return word
+
+
 def _options(device: Device) -> list[str]:
     """Turn the keys of a device's type into options; what has its default is left out."""
     keys = schema.keys_of("device")
     argv: list[str] = []
     for name, value in device.options:
         key = keys[name]
-        if value == key.default:
+        if value == key.default or not key.option:
             continue
         argv += [key.option] if value is True else [f"{key.option}={value}"]
     return argv

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     NUMBER = "number"
     FLAG = "true or false"
     FILE = "file"
+    PATH = "path"
     WORDS = "list of texts"
 
 
@@ -46,6 +47,7 @@ class DeviceType:
 DEVICE_TYPES = {
     "virtio-blk": DeviceType("devproc.virtio_blk", "A disk over a raw image or a block device."),
     "virtio-rng": DeviceType("devproc.virtio_rng", "Random numbers for the guest's kernel."),
+    "vhost-user": DeviceType("devproc.vhost_user", "A device that somebody else's vhost-user back-end serves."),
 }
 
 
@@ -74,6 +76,7 @@ class Key:
 
 _BLK = ("virtio-blk",)
 _RNG = ("virtio-rng",)
+_VHOST_USER = ("vhost-user",)
 
 KEYS = (
     Key("", "schema", Kind.COUNT, "Version of this format.", default=SCHEMA_VERSION, least=1, most=SCHEMA_VERSION),
@@ -149,8 +152,8 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`, `virtio-rng`; `python:MODULE:CLASS` for a device of your own from its class, in the file's "
-        "folder; `python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
+        "`virtio-blk`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device of your own from its class, in "
+        "the file's folder; `python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
         required=True,
     ),
     Key(
@@ -181,7 +184,55 @@ KEYS = (
     Key("device", "args", Kind.WORDS, "More arguments for the device process.", default=()),
     Key("device", "image", Kind.FILE, "Raw image or block device.", required=True, types=_BLK, option="--image"),
     Key("device", "readonly", Kind.FLAG, "Refuse writes.", default=False, types=_BLK, option="--readonly"),
-    Key("device", "queues", Kind.COUNT, "Request queues.", default=1, least=1, most=64, types=_BLK, option="--queues"),
+    Key(
+        "device",
+        "device",
+        Kind.TEXT,
+        "What the back-end is: `blk`, `fs`, `net` and the other virtio devices by name, or any by number.",
+        required=True,
+        types=_VHOST_USER,
+        option="--device",
+    ),
+    Key("device", "socket", Kind.PATH, "Where the back-end listens.", types=_VHOST_USER, option="--socket"),
+    Key(
+        "device",
+        "command",
+        Kind.WORDS,
+        "The back-end, started with the VM and again when it ends, as `ID.backend`; `{socket}` is where it is to "
+        "listen, `{folder}` the file's folder.",
+        types=_VHOST_USER,
+    ),
+    Key(
+        "device",
+        "wait",
+        Kind.COUNT,
+        "Seconds to wait for the back-end at start; with `command` 10.",
+        default=0,
+        most=3600,
+        types=_VHOST_USER,
+        option="--wait",
+    ),
+    Key("device", "tag", Kind.TEXT, "fs: what the guest mounts.", default="", types=_VHOST_USER, option="--tag"),
+    Key(
+        "device",
+        "mac",
+        Kind.TEXT,
+        "net: address of the card, where the back-end has none.",
+        default="",
+        types=_VHOST_USER,
+        option="--mac",
+    ),
+    Key(
+        "device",
+        "queues",
+        Kind.COUNT,
+        "Request queues; pairs of queues of a network card.",
+        default=1,
+        least=1,
+        most=64,
+        types=_BLK + _VHOST_USER,
+        option="--queues",
+    ),
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
     Key(
         "device",
@@ -299,6 +350,7 @@ _JSON_TYPES: dict[Kind, dict[str, Any]] = {
     Kind.NUMBER: {"type": "integer", "minimum": 0},
     Kind.FLAG: {"type": "boolean"},
     Kind.FILE: {"type": "string"},
+    Kind.PATH: {"type": "string"},
     Kind.WORDS: {"type": "array", "items": {"type": "string"}},
 }
 

@@ -39,7 +39,7 @@ class Supervisor:
         self._config = config
         self._report = report
         self._watcher = Watcher(running, report)
-        self._policies = {p.id: Policy(p.restart) for p in running.plan.devices}
+        self._policies = {p.id: Policy(p.restart) for p in running.plan.restartable}
         self._wanted: set[str] = set()  # devices whose end was asked for, to start anew
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked_down = 0
@@ -156,7 +156,7 @@ class Supervisor:
 
     def _restart_dead(self) -> None:
         """After taking over: start the devices that died while nobody looked."""
-        for device in self._running.plan.devices:
+        for device in self._running.plan.restartable:
             entry = self._running.record.entries[device.id]
             if device.id not in self._running.children and entry.state not in (BY_HAND, FAILED):
                 self._report.say(f"{device.id} is not running; starting it again")

@@ -106,6 +106,9 @@ CONFIG_BAR = 7  # the "BAR" number that stands for configuration space in link m
 
 _BAR_TABLE = 0x80
 _BAR_STRIDE = 0x20
+_CALL_TABLE = 0x200
+CALLS_MAX = 1024
+NO_CALL_VECTOR = 0xFFFF
 
 
 class DevicePage(Layout):
@@ -117,6 +120,10 @@ class DevicePage(Layout):
 
     An answer to a ``Read`` or ``Barrier`` is here before its message arrives: a hart that waits looks at ``reply_seq``
     for a moment, which saves the wake-ups of half a ZeroMQ round trip.
+
+    A *call* is an eventfd that the device hands to a back-end of its own (vhost-user). ``cpu_proc`` counts what is
+    written there in a source word of the call, and takes the count for messages of the vector that the device has
+    stored for the call, at ``0x200`` of the header, two bytes each.
     """
 
     MAGIC = int.from_bytes(b"BUSVMDEV", "little")
@@ -147,10 +154,19 @@ class DevicePage(Layout):
     reply_value = Field(0x68, 8, "device", "that answer; the same goes out as a Value or Done")
     schema = Field(0x70, 8, "device", "digest of the device's declaration, which a successor must share")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")
+    calls = Field(0x78, 4, "cpu", "calls of this device, whose source words follow those of the vectors")
 
     def bar(self, index: int) -> BarEntry:
         """Return the table entry of BAR ``index``."""
         return BarEntry(self.shared, _BAR_TABLE + index * _BAR_STRIDE)
+
+    def call_vector(self, index: int) -> int:
+        """Return the MSI-X vector of which call ``index`` is a message; ``NO_CALL_VECTOR``: of none, it is dropped."""
+        return self.shared.load(_CALL_TABLE + 2 * index, 2)
+
+    def set_call_vector(self, index: int, vector: int) -> None:
+        """Have call ``index`` be a message of ``vector`` from now on; the device's to say."""
+        self.shared.store(_CALL_TABLE + 2 * index, 2, vector)
 
 
 class BarFlags(IntEnum):
@@ -199,7 +215,8 @@ class IrqPage(Layout):
     """Interrupt sources: one word each that only its device writes, and the byte that makes a hart look.
 
     A line's word is its level; a vector's word counts messages. A device stores its word, then ``look`` = 1, then
-    writes the interrupt eventfd. ``cpu_proc`` clears ``look``, fences, and scans.
+    writes the interrupt eventfd; for calls (``DevicePage``) a thread of ``cpu_proc`` does. ``cpu_proc`` clears
+    ``look``, fences, and scans.
     """
 
     MAGIC = int.from_bytes(b"BUSVMIRQ", "little")

@@ -108,6 +108,10 @@ class Runtime:
         """Stream socket on which one debugger at a time speaks gdb's remote protocol."""
         return self.folder / "gdb"
 
+    def back_end_socket(self, device_id: str) -> Path:
+        """Return where the back-end of a vhost-user device listens that the VM starts itself."""
+        return self.folder / f"vhost.{device_id}"
+
     @property
     def plan(self) -> Path:
         """What was started, as JSON: lets a later command find the processes."""

@@ -24,7 +24,7 @@ from protocol.names import cache_root, private_folder
 _SOURCES = Path(__file__).parent.parent
 MODULE = "busvm_generated_engine"
 # What Python calls; and what `run` calls by an address in its state vector, which a second process compiles meanwhile
-_CALLED = ("run", "decode", "inspect_csr", "change_csr", "pending", "post")
+_CALLED = ("run", "decode", "inspect_csr", "change_csr", "pending", "post", "serve_calls")
 _ASIDE = {"FLOATING_FUNCTION": "floating", "TRANSLATE_FUNCTION": "translate_block"}
 _GARBAGE = 100_000  # objects between two collections while compiling, which makes many and drops few
 

@@ -205,6 +205,7 @@ from cpu_proc.engine.access import host_for_atomic, load_slow, store_slow
 from cpu_proc.engine.blocks import enabled, sys_cbo_clean, sys_cbo_inval, sys_cbo_zero
 from cpu_proc.engine.code import compare_with_copy, fetch_page, fetch_word
 from cpu_proc.engine.debug import breakpoint_near
+from cpu_proc.engine.calls import serve_calls
 from cpu_proc.engine.posts import post
 from cpu_proc.engine.native import *
 from cpu_proc.engine.counters import *

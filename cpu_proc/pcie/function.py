@@ -35,8 +35,10 @@ class Function(Remote):
 
     transport = "pci"
 
-    def __init__(self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Stalled) -> None:
-        super().__init__(device_id, slot, page, doorbells, stalled)
+    def __init__(
+        self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Stalled, calls: int = 0
+    ) -> None:
+        super().__init__(device_id, slot, page, doorbells, stalled, calls)
         self.msix: Msix | None = None
 
     def settle(self) -> None:
@@ -52,11 +54,22 @@ class Function(Remote):
         place = self._places.get(page.msix_bar)
         table, pending = page.msix_table, page.msix_pba
         fits = place is not None and table + 16 * vectors <= place.size and pending + (vectors + 7) // 8 <= place.size
-        known = vectors < self.sources.stop - self.sources.start
+        known = vectors < self.sources.stop - self.sources.start - len(self.calls)
         if place is None or not fits or not known or table & 7 or capability & 3 or capability > CONFIG_SIZE - 12:
             logger.warning("dev=%s MSI-X does not lie in its page: left out", self.id)
             return None
         return Msix(vectors, page.msix_bar, place.image + table, place.image + pending, capability)
+
+    def due(self, words: list[int]) -> dict[int, list[int]]:
+        """Return by vector which of its source words, vectors and calls, differ from what was delivered."""
+        found: dict[int, list[int]] = {}
+        first_call = len(words) - len(self.calls)
+        for source in range(1, len(words)):
+            if words[source] != self.last_words[source]:
+                call = source - first_call
+                vector = source - 1 if call < 0 else self.page.call_vector(call)
+                found.setdefault(vector, []).append(source)
+        return found
 
     # configuration space
 

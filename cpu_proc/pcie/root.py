@@ -123,8 +123,8 @@ class Root:
     def deliver(self, function: Function) -> None:
         """Bring INTx, pending bits and messages in line with the source words and the guest's masks.
 
-        A vector is pending while its count differs from the count last delivered; several messages of a masked
-        vector become one (PCI 3.0 §6.8.3.4).
+        A vector is pending while its count, or that of a call that is its, differs from the count last delivered;
+        several messages of a masked vector become one (PCI 3.0 §6.8.3.4).
         """
         words = function.words(self._irq)
         if not words:
@@ -138,26 +138,33 @@ class Root:
             return
         control = function.config(msix.capability + 2, 2)
         delivered = [words[0], *function.last_words[1:]]
-        for vector in range(msix.vectors):
-            if words[1 + vector] == delivered[1 + vector]:
+        due = function.due(words)
+        for vector in range(msix.vectors) if function.calls else ():
+            if vector not in due:  # a call that was pending here may be a message of another vector by now
+                function.shared.u8[msix.pending + vector // 8] &= ~(1 << vector % 8)
+        for vector, sources in due.items():
+            if vector >= msix.vectors:
+                _take(sources, words, delivered)
                 continue
             entry = msix.table + vector * 16
             masked = function.shared.load(entry + 12, 4) & _ENTRY_MASKED
             byte, bit = msix.pending + vector // 8, 1 << (vector % 8)
             if not control & MSIX_ENABLE:
                 function.shared.u8[byte] &= ~bit
-                delivered[1 + vector] = words[1 + vector]  # not enabled: the message is lost, as on a real bus
+                _take(sources, words, delivered)  # not enabled: the message is lost, as on a real bus
             elif masked or control & MSIX_MASK_ALL:
                 function.shared.u8[byte] |= bit
             else:
                 function.shared.u8[byte] &= ~bit
-                delivered[1 + vector] = words[1 + vector]
+                _take(sources, words, delivered)
                 address = function.shared.load(entry, 4) | function.shared.load(entry + 4, 4) << 32
                 data = function.shared.load(entry + 8, 4)
                 if function.trace:
                     function.trace.message(vector, address, data)
                 self._send(address & ~3, data)
         function.last_words = delivered
+        if function.calls:
+            function.counters["calls"] = sum(words[-len(function.calls) :])
 
     def _send(self, address: int, data: int) -> None:
         """Write a message to an interrupt controller.
@@ -179,6 +186,12 @@ class Root:
         bit = 1 << function.slot
         self._intx[line] = self._intx[line] | bit if level else self._intx[line] & ~bit
         self._set_line(mm.PCIE_IRQ + line, int(self._intx[line] != 0))
+
+
+def _take(sources: list[int], words: list[int], delivered: list[int]) -> None:
+    """Note what these sources counted as delivered."""
+    for source in sources:
+        delivered[source] = words[source]
 
 
 class MemoryWindow:

@@ -51,7 +51,7 @@ def run_restart(options: argparse.Namespace) -> int:
     if not devices:
         raise NotFound(f"restart which device of {vm.name!r}?", hint=f"`orchestrator ps {vm.name}` lists them")
     assert vm.record is not None
-    known = {process.id: process for process in vm.record.plan.devices}
+    known = {process.id: process for process in vm.record.plan.restartable}
     for name in devices:
         vms.device_of(vm, name)
         if name not in known:
@@ -82,6 +82,9 @@ def _is_back(vm_name: str, name: str, restarts: int) -> bool:
         raise BusvmError(entry.note)
     if entry.restarts <= restarts or not entry.is_alive():
         return False
+    assert vm.record is not None
+    if vm.record.plan.process(name).serves is not None:
+        return True  # a back-end attaches to nothing
     functions = client.ask(vm.runtime, lambda connected: connected.functions())
     shown = functions.get(name, {})
     return shown.get("State") == "attached" and shown.get("Pid") == entry.pid

@@ -1,16 +1,30 @@
-"""The front-end's half: asks a back-end, waits for its answers, gives it memory and rings."""
+"""The front-end's half: asks a back-end, waits for its answers, gives it memory and rings.
+
+A back-end may ask too, on the channel of ``listen``, and may wait for its answer before it gives one: while ``ask`` and
+``tell`` wait they acknowledge what comes there, and ``hear`` tells of it afterwards.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
 from protocol.errors import PeerGone
 from protocol.vhost_user.connection import BadMessage, Connection, Message
-from protocol.vhost_user.messages import BACK_END, PROTOCOL_FEATURES, Flag, ProtocolFeature, Request
+from protocol.vhost_user.messages import (
+    BACK_END,
+    PROTOCOL_FEATURES,
+    BackendRequest,
+    Flag,
+    Kind,
+    ProtocolFeature,
+    Request,
+)
 from protocol.vhost_user.payloads import (
     NOTHING,
     U64,
@@ -33,8 +47,14 @@ class FrontEnd:
     def __init__(self, sock: socket.socket, *, timeout_s: float = 10.0) -> None:
         sock.settimeout(timeout_s)
         self.connection = Connection(sock, BACK_END)
+        self.channel: Connection | None = None
+        """Where the back-end asks, after ``listen``."""
+        self.offered = 0
         self.features = 0
         self.protocol_features = ProtocolFeature(0)
+        self._timeout_s = timeout_s
+        self.heard: list[Kind] = []
+        """What the back-end has asked and ``hear`` has not told yet."""
 
     @classmethod
     def connect(cls, path: Path, *, timeout_s: float = 10.0) -> Self:
@@ -54,6 +74,8 @@ class FrontEnd:
     def close(self) -> None:
         """End the conversation."""
         self.connection.close()
+        if self.channel is not None:
+            self.channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +89,7 @@ class FrontEnd:
         """Send a request that has an answer, and return it."""
         kind = request
         self.connection.send(kind, payload, fds)
+        self._await(kind)
         return self.connection.receive_reply(kind)
 
     def tell(self, request: Request, payload: Payload = NOTHING, fds: Sequence[int] = ()) -> None:
@@ -79,7 +102,22 @@ class FrontEnd:
         acknowledged = ProtocolFeature.REPLY_ACK in self.protocol_features
         self.connection.send(kind, payload, fds, flags=Flag.NEED_REPLY if acknowledged else 0)
         if acknowledged:
+            self._await(kind)
             self.connection.receive_reply(kind, ack=True).close()
+
+    def _await(self, kind: Kind) -> None:
+        """Wait for an answer, and acknowledge what the back-end asks meanwhile."""
+        if self.channel is None:
+            return  # the connection's own timeout will do
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            both = [self.connection, self.channel]
+            ready, _, _ = select.select(both, [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise PeerGone(f"no answer to {kind.name}")
+            if self.connection in ready:
+                return
+            self._acknowledge()
 
     def _payload(self, request: Request, layout: type[P], payload: Payload = NOTHING) -> P:
         with self.ask(request, payload) as answer:
@@ -95,13 +133,21 @@ class FrontEnd:
 
     def negotiate(self, features: int, protocol_features: ProtocolFeature) -> None:
         """Agree on what both sides have of these virtio and protocol features."""
-        offered = self.word(Request.GET_FEATURES)
-        if offered & PROTOCOL_FEATURES:
+        self.accept(self.meet(protocol_features) & features)
+
+    def meet(self, protocol_features: ProtocolFeature) -> int:
+        """Agree on protocol features and own the back-end; return the virtio features that it offers."""
+        self.offered = self.word(Request.GET_FEATURES)
+        if self.offered & PROTOCOL_FEATURES:
             both = protocol_features & ProtocolFeature(self.word(Request.GET_PROTOCOL_FEATURES))
             self.tell(Request.SET_PROTOCOL_FEATURES, U64(int(both)))
             self.protocol_features = both
         self.tell(Request.SET_OWNER)
-        self.features = offered & (features | PROTOCOL_FEATURES)
+        return self.offered & ~PROTOCOL_FEATURES
+
+    def accept(self, features: int) -> None:
+        """Tell which of the virtio features are in force, once the driver has chosen."""
+        self.features = features | self.offered & PROTOCOL_FEATURES
         self.tell(Request.SET_FEATURES, U64(self.features))
 
     def config(self, size: int, offset: int = 0) -> bytes:
@@ -126,13 +172,18 @@ class FrontEnd:
         self.tell(Request.REM_MEM_REG, SingleRegion(region))
 
     def start_ring(
-        self, index: int, size: int, rings: tuple[int, int, int], kick: int, call: int, base: int = 0
+        self, index: int, size: int, rings: tuple[int, int, int], kick: int, call: int, base: int = 0, err: int = -1
     ) -> None:
-        """Set up and enable a ring; ``rings`` are descriptors, available and used ring in this process's addresses."""
+        """Set up and enable a ring; ``rings`` are descriptors, available and used ring in this process's addresses.
+
+        ``kick``, ``call`` and ``err`` are eventfds: buffers are available, are used, the ring is broken.
+        """
         desc, avail, used = rings
         self.tell(Request.SET_VRING_NUM, VringState(index, size))
         self.tell(Request.SET_VRING_BASE, VringState(index, base))
         self.tell(Request.SET_VRING_ADDR, VringAddr(index, 0, desc, used, avail, 0))
+        if err >= 0:
+            self.tell(Request.SET_VRING_ERR, U64(index), [err])
         self.tell(Request.SET_VRING_CALL, U64(index), [call])
         self.tell(Request.SET_VRING_KICK, U64(index), [kick])
         if self.features & PROTOCOL_FEATURES:
@@ -162,6 +213,34 @@ class FrontEnd:
         finally:
             theirs.close()
         return Connection(mine, BACK_END)
+
+    def listen(self) -> Connection:
+        """Have the back-end ask on a channel that ``hear`` attends to, and return it to be watched."""
+        self.channel = self.back_channel()
+        return self.channel
+
+    def hear(self) -> list[Kind]:
+        """Return what the back-end has asked since the last call; it has its answer already.
+
+        Raises:
+            Malformed: what it asks is none of the protocol's requests.
+            PeerGone: it has closed the channel.
+        """
+        while self.channel is not None and select.select([self.channel], [], [], 0)[0]:
+            self._acknowledge()
+        heard, self.heard = self.heard, []
+        return heard
+
+    def _acknowledge(self) -> None:
+        """Take one request of the back-end; of those with an answer only a change of the config space is done here."""
+        channel = self.channel
+        message = channel.receive() if channel is not None else None
+        if channel is None or message is None:
+            return
+        with message:
+            self.heard.append(message.kind)
+            if message.wants_ack or message.kind.row.reply is not None:
+                channel.acknowledge(message.kind, done=message.kind == BackendRequest.CONFIG_CHANGE_MSG)
 
 
 def event() -> int:

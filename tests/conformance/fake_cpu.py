@@ -42,11 +42,12 @@ class FakeCpu:
         self.device_id = device_id
         self.folder = folder
         self.epoch = 0
-        self.counters = {"zero_reads": 0, "dropped_writes": 0, "messages": 0}
+        self.counters = {"zero_reads": 0, "dropped_writes": 0, "messages": 0, "calls": 0}
         self._address = address
         self._ram_size = ram_size
         self._made: dict[str, Shared] = {}
         self._doorbells: list[int] = []
+        self.calls: list[int] = []
         self.link: Link | None = None
         self.page: DevicePage
         self._sequence = 0
@@ -124,6 +125,7 @@ class FakeCpu:
             "clock": ("h", Fd(self.clock.shared.fd)),
             "irq_event": ("h", Fd(self.irq_event)),
             "doorbells": ("ah", [Fd(fd) for fd in self._doorbells]),
+            "calls": ("ah", [Fd(fd) for fd in self.calls]),
             "link": ("s", self.link.endpoint if self.link else ""),
             "cpu_pid": ("u", os.getpid()),
         }
@@ -143,7 +145,9 @@ class FakeCpu:
             self._made["page"] = self._made.pop("dev." + self.device_id)
             self.page.format()
             self.page.irq_base = self.irq_base
-            self.page.irq_count = properties["Vectors"] + 1
+            self.page.irq_count = properties["Vectors"] + properties["Calls"] + 1
+            self.page.calls = properties["Calls"]
+            self.calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(properties["Calls"])]
             self._doorbells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(properties["Doorbells"])]
         self.page.epoch = self.epoch
         if self.link is not None:
@@ -266,17 +270,34 @@ class FakeCpu:
     # interrupts
 
     def word(self, source: int) -> int:
-        """Return the word of the device's source: 0 is the line, 1 + v is vector v."""
-        return self.irq.word(self.irq_base + source)
+        """Return the word of the device's source: 0 is the line, 1 + v is vector v, with the calls that are its."""
+        first = self.irq_base + self.page.irq_count - len(self.calls)
+        mine = [call for call in range(len(self.calls)) if self.page.call_vector(call) == source - 1]
+        return self.irq.word(self.irq_base + source) + sum(self.irq.word(first + call) for call in mine)
+
+    def take_calls(self) -> None:
+        """Count what back-ends have called by now."""
+        self._count_calls(select.select(self.calls, [], [], 0)[0])
+
+    def _count_calls(self, calls: list[int]) -> None:
+        first = self.irq_base + self.page.irq_count - len(self.calls)
+        for fd in calls:
+            os.eventfd_read(fd)
+            source = first + self.calls.index(fd)
+            self.irq.raise_(source, self.irq.word(source) + 1)
+            self.counters["calls"] += 1
 
     def wait_interrupt(self, source: int, old: int, timeout_s: float = 10.0) -> int:
         """Sleep until the word of ``source`` differs from ``old``; return it."""
         deadline = time.monotonic() + timeout_s
         while (word := self.word(source)) == old:
-            ready, _, _ = select.select([self.irq_event], [], [], max(0.0, deadline - time.monotonic()))
+            waited = [self.irq_event, *self.calls]
+            ready, _, _ = select.select(waited, [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise DeviceGone(f"no interrupt from source {source}")
-            os.eventfd_read(self.irq_event)
+            self._count_calls([fd for fd in ready if fd != self.irq_event])
+            if self.irq_event in ready:
+                os.eventfd_read(self.irq_event)
             self.irq.shared.u8[IrqPage.LOOK] = 0
             full_fence()
         return word
@@ -290,7 +311,7 @@ class FakeCpu:
         for shared in self._made.values():
             shared.unlink()
             shared.close()
-        for fd in [*self._doorbells, self.irq_event]:
+        for fd in [*self._doorbells, *self.calls, self.irq_event]:
             os.close(fd)
 
         async def leave() -> None:

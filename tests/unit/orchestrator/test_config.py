@@ -195,3 +195,34 @@ def test_a_file_that_cannot_be_read() -> None:
     Path("binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         config.load(Path("binary.toml"))
+
+
+THEIRS = '[[device]]\nid = "d"\ntype = "vhost-user"\ndevice = "blk"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (THEIRS, "vm.toml:1: device.socket: missing", "or command"),
+        (
+            THEIRS + 'socket = "s"\ncommand = ["x", "{socket}"]\n',
+            "vm.toml:6: device.command: excludes socket",
+            "{socket}",
+        ),
+        (THEIRS + 'command = ["x"]\n', "vm.toml:5: device.command: has no {socket}", "--socket-path"),
+        (THEIRS.replace('"blk"', '"bkl"') + 'socket = "s"\n', "vm.toml:4: device.device: 'bkl' is no type", "'blk'"),
+        (THEIRS.replace('"blk"', '"64"') + 'socket = "s"\n', "vm.toml:4: device.device: '64' is no type", "a number"),
+        (
+            THEIRS + 'socket = "s"\nimage = "disk.img"\n',
+            "vm.toml:6: device.image: a device of type 'vhost-user'",
+            "args",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_who_serves_a_vhost_user_device_is_clear(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+
+    assert caught.value.message.startswith(message)
+    assert hint in str(caught.value.hint)

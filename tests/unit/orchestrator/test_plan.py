@@ -133,3 +133,29 @@ def test_symbols_and_a_start_that_is_held(tmp_path: Path) -> None:
     assert "--stop-at-start" in found.process("cpu").argv
     assert "--stop-at-start" not in plan.make(configured, Runtime("t"), guest=GUEST).process("cpu").argv
     assert plan.Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+THEIRS = '[[device]]\nid = "d"\ntype = "vhost-user"\ndevice = "fs"\ntag = "home"\n'
+
+
+def test_a_back_end_that_somebody_else_starts_has_its_socket(tmp_path: Path) -> None:
+    found = make(tmp_path, THEIRS + 'socket = "s"\nwait = 3\nqueues = 2\n')
+
+    (device,) = found.devices
+    assert device.argv[-5:] == (
+        "--device=fs", f"--socket={tmp_path}/s", "--wait=3", "--tag=home", "--queues=2",
+    )  # fmt: skip
+    assert found.restartable == (device,)
+
+
+def test_a_back_end_with_a_command_is_started_before_its_device_and_restarted(tmp_path: Path) -> None:
+    found = make(tmp_path, THEIRS + 'command = ["virtiofsd", "--socket={socket}", "--dir={folder}/x"]\n')
+
+    back_end, device = found.restartable
+    socket = Runtime("t").back_end_socket("d")
+    assert back_end.id == "d.backend"
+    assert back_end.argv == ("virtiofsd", f"--socket={socket}", f"--dir={tmp_path}/x")
+    assert (back_end.slot, back_end.serves, back_end.restart) == (None, "d", "always")
+    assert device.argv[-2:] == (f"--socket={socket}", "--wait=10")
+    assert found.devices == (device,)
+    assert plan.Plan.from_json(json.loads(json.dumps(found.to_json()))) == found

@@ -28,6 +28,7 @@ MESSAGE_CONTROL = CONFIG + fake.MSIX_CAP + 2
 ADDRESS0, ADDRESS1 = 0x4000_0000, 0x4000_1000
 ENABLE, MASK_ALL = 0x8000, 0x4000
 INTX = mm.PCIE_IRQ + SLOT % 4
+CALLS = 2
 
 
 @dataclass
@@ -72,6 +73,12 @@ class Plant:
         self.irq.raise_(source, self.irq.word(source) + 1)
         self.root.scan()
 
+    def call(self, number: int) -> None:
+        """Do what the thread of the calls does when a back-end has written one."""
+        source = self.function.page.irq_base + 1 + fake.VECTORS + number
+        self.irq.raise_(source, self.irq.word(source) + 1)
+        self.root.scan()
+
     @property
     def delivered(self) -> list[int]:
         """Return the identities pending in the hart's interrupt file, and clear them."""
@@ -92,7 +99,8 @@ def plant(bench: Bench) -> Iterator[Plant]:
     """Return the root with a fresh function in slot 3."""
     irq = IrqPage(anonymous(IrqPage.SIZE))
     page = fake.make_page(irq_base=8)
-    function = Function("dev0", SLOT, page, fake.DOORBELLS, lambda _who: None)
+    function = Function("dev0", SLOT, page, fake.DOORBELLS, lambda _who: None, CALLS)
+    function.page.irq_count += CALLS
     space = AddressSpace()
     lines: dict[int, int] = {}
     rows: list[list[int]] = []
@@ -287,6 +295,59 @@ def test_switching_off_forgets_what_was_pending(plant: Plant) -> None:
     assert plant.read(ADDRESS1 + 0x800, 8) == 0
     plant.write(ADDRESS1 + 12, 4, 0)
     plant.root.write(MESSAGE_CONTROL, 2, ENABLE)
+    assert plant.delivered == []
+
+
+# calls: eventfds of back-ends, each a message of the vector that the device names
+
+
+def test_a_call_is_a_message_of_its_vector_wherever_that_points(plant: Plant) -> None:
+    plant.enable()
+    plant.root.write(MESSAGE_CONTROL, 2, ENABLE)
+    plant.vector(2, 77)
+    plant.vector(3, 78)
+    plant.function.page.set_call_vector(0, 2)
+    plant.function.page.set_call_vector(1, 2)
+    plant.call(0)
+    assert plant.delivered == [77]
+    plant.call(1)
+    assert plant.delivered == [77]
+    plant.function.page.set_call_vector(1, 3)
+    plant.call(1)
+    assert plant.delivered == [78]
+    assert plant.function.counters["calls"] == 3
+    plant.root.scan()
+    assert plant.delivered == []
+
+
+def test_a_masked_call_is_pending_and_may_change_its_vector_meanwhile(plant: Plant) -> None:
+    plant.enable()
+    plant.root.write(MESSAGE_CONTROL, 2, ENABLE)
+    plant.vector(1, 55, masked=1)
+    plant.vector(2, 56, masked=1)
+    plant.function.page.set_call_vector(0, 1)
+    plant.call(0)
+    plant.call(0)
+    assert plant.delivered == []
+    assert plant.read(ADDRESS1 + 0x800, 8) == 2
+    plant.function.page.set_call_vector(0, 2)
+    plant.write(ADDRESS1 + 16 + 12, 4, 0)
+    assert plant.delivered == []
+    assert plant.read(ADDRESS1 + 0x800, 8) == 4
+    plant.write(ADDRESS1 + 32 + 12, 4, 0)
+    assert plant.delivered == [56]
+    assert plant.read(ADDRESS1 + 0x800, 8) == 0
+
+
+@pytest.mark.parametrize("vector", [fake.VECTORS, 0xFFFF])
+def test_a_call_without_a_vector_is_dropped(plant: Plant, vector: int) -> None:
+    plant.enable()
+    plant.root.write(MESSAGE_CONTROL, 2, ENABLE)
+    plant.vector(0, 9)
+    plant.function.page.set_call_vector(0, vector)
+    plant.call(0)
+    plant.function.page.set_call_vector(0, 0)
+    plant.root.scan()
     assert plant.delivered == []
 
 
