@@ -239,5 +239,8 @@ def _options(device: Device) -> list[str]:
         key = keys[name]
         if value == key.default or not key.option:
             continue
-        argv += [key.option] if value is True else [f"{key.option}={value}"]
+        if value is True:
+            argv.append(key.option)
+        else:
+            argv += [f"{key.option}={one}" for one in (value if isinstance(value, tuple) else (value,))]
     return argv

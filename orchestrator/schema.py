@@ -46,6 +46,7 @@ class DeviceType:
 
 DEVICE_TYPES = {
     "virtio-blk": DeviceType("devproc.virtio_blk", "A disk over a raw image or a block device."),
+    "virtio-console": DeviceType("devproc.virtio_console", "A terminal, and named ports to programs on the host."),
     "virtio-rng": DeviceType("devproc.virtio_rng", "Random numbers for the guest's kernel."),
     "vhost-user": DeviceType("devproc.vhost_user", "A device that somebody else's vhost-user back-end serves."),
 }
@@ -76,6 +77,7 @@ class Key:
 
 _BLK = ("virtio-blk",)
 _RNG = ("virtio-rng",)
+_CONSOLE = ("virtio-console",)
 _VHOST_USER = ("vhost-user",)
 
 KEYS = (
@@ -152,8 +154,9 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device of your own from its class, in "
-        "the file's folder; `python:MODULE` if it has a program of its own, run as `python -m MODULE`.",
+        "`virtio-blk`, `virtio-console`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device of your own "
+        "from its class, in the file's folder; `python:MODULE` if it has a program of its own, run as "
+        "`python -m MODULE`.",
         required=True,
     ),
     Key(
@@ -193,7 +196,32 @@ KEYS = (
         types=_VHOST_USER,
         option="--device",
     ),
-    Key("device", "socket", Kind.PATH, "Where the back-end listens.", types=_VHOST_USER, option="--socket"),
+    Key(
+        "device",
+        "socket",
+        Kind.PATH,
+        "Where the back-end listens; of a console, where we do.",
+        types=_VHOST_USER + _CONSOLE,
+        option="--socket",
+    ),
+    Key(
+        "device",
+        "size",
+        Kind.TEXT,
+        "Columns and rows of the terminal.",
+        default="80x25",
+        types=_CONSOLE,
+        option="--size",
+    ),
+    Key(
+        "device",
+        "ports",
+        Kind.WORDS,
+        "Named ports, `NAME=PATH` each: /dev/virtio-ports/NAME in the guest, and where its client connects.",
+        default=(),
+        types=_CONSOLE,
+        option="--port",
+    ),
     Key(
         "device",
         "command",

@@ -6,15 +6,12 @@ Registers and interrupt status are the device's; its word in the interrupt page 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 from cpu_proc.memory_map import Region
 from cpu_proc.platform.mmio import AddressSpace
 from cpu_proc.remote import Remote
 from protocol.layout import IrqPage
-
-if TYPE_CHECKING:
-    from protocol.memory import Shared
 
 SetLine = Callable[[int, int], None]
 
@@ -22,16 +19,15 @@ SetLine = Callable[[int, int], None]
 class WiredDevice(Remote):
     """The proxy of a remote device; its BAR 0 is at the beginning of its slot."""
 
-    def __init__(
-        self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Callable[[str | None], None]
-    ) -> None:
-        super().__init__(device_id, slot, page, doorbells, stalled)
-        self.region = self.place_of(slot)
-
     @staticmethod
     def place_of(index: int) -> Region:
         """Return where a slot is."""
         raise NotImplementedError
+
+    @cached_property
+    def region(self) -> Region:
+        """Where its slot is."""
+        return self.place_of(self.slot)
 
     def bar_address(self, index: int) -> int:
         """Return where the slot is; a BAR that does not fit into it is nowhere."""

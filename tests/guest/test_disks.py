@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +42,12 @@ cache = "writethrough"
 id = "full"
 type = "python:tests.conformance.full_disk"
 args = ["--image", "full.img", "--on-error", "pause"]
+[[device]]
+id = "terminal"
+type = "virtio-console"
+socket = "console.sock"
+size = "132x43"
+ports = ["org.busvm.agent=agent.sock"]
 [[device]]
 id = "entropy"
 type = "python:devproc.template.entropy:Entropy"
@@ -100,6 +108,16 @@ def test_linux_finds_what_vm_toml_says(debian: Path, tmp_path: Path) -> None:
         orchestrator("resume", "disks")
         assert "error" not in guest.wait_for("dd-ended 0", 30)
         assert not any((tmp_path / "full.img").read_bytes()[: 4 << 20])
+        # a terminal of its size, and a named port both ways
+        assert guest.run("stty size < /dev/hvc0").split() == ["43", "132"]
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.connect(str(tmp_path / "agent.sock"))
+            agent.settimeout(30)
+            guest.run("exec 5<>/dev/virtio-ports/org.busvm.agent; echo hello host >&5")
+            assert agent.recv(100) == b"hello host\n"
+            agent.sendall(bytes(1 << 20))
+            sent = hashlib.sha256(bytes(1 << 20)).hexdigest()
+            assert sent in guest.run(f"head -c {1 << 20} <&5 | sha256sum; exec 5<&-")
         # the tutorial's devices, with Linux's drivers: one alarm is one interrupt
         assert len(guest.run("head -c 16 /dev/hwrng | base64").strip()) == 24
         guest.run("rtcwake -d /dev/rtc1 -m on -s 2")
