@@ -9,6 +9,7 @@ the driver's buffer id is kept.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 
 from devproc.packed_inflight import WRAP, PackedInflight
@@ -18,6 +19,7 @@ from protocol.memory import GuestMemory, full_fence
 DESC_AVAIL, DESC_USED = 1 << 7, 1 << 15  # §2.8.1
 EVENT_ENABLE, EVENT_DISABLE, EVENT_DESC = 0, 1, 2  # §2.8.10: flags of an event suppression structure
 
+_DESCRIPTOR = struct.Struct("<QI2xH")  # address, length, flags; ids are of no meaning in a table
 _FLAGS = 48  # where flags are in the second word of a descriptor: length, buffer id, flags
 _STATE = (DESC_AVAIL | DESC_USED) << _FLAGS
 _AVAILABLE = (DESC_USED << _FLAGS, DESC_AVAIL << _FLAGS)  # by wrap counter; the other one is that of the lap before
@@ -150,14 +152,14 @@ class PackedQueue(Virtqueue):
 
     def _parse(self, head: int, descriptors: list[tuple[int, int]]) -> Chain | None:
         """Return the chain of these descriptors; in a table all are part of it, in order (§2.8.7)."""
-        buffers = []
+        buffers: list[tuple[int, ...]] = []
         for address, rest in descriptors:
             flags = rest >> _FLAGS
             if flags & DESC_INDIRECT:
-                table = self._table(address, rest & 0xFFFF_FFFF, flags)
+                table = self._table(_DESCRIPTOR, address, rest & 0xFFFF_FFFF, flags)
                 if table is None:
                     return None
-                buffers += [(address, length, flags) for address, length, _, flags in table]
+                buffers += table
             else:
                 buffers.append((address, rest & 0xFFFF_FFFF, flags))
         return self._chain(head, buffers)

@@ -26,10 +26,8 @@ CHAIN_MAX = 1024  # descriptors in one chain, as in QEMU (VIRTQUEUE_MAX_SIZE)
 QUEUE_MAX = 1024
 NO_VECTOR = 0xFFFF
 
-Descriptor = tuple[int, int, int, int]
-"""Address, length, and two words whose order is the table's."""
-
-_DESCRIPTOR = struct.Struct("<QIHH")
+Buffer = tuple[int, int, int]
+"""Guest address, length, flags."""
 
 
 def _nothing() -> None:
@@ -59,22 +57,16 @@ class Chain:
     ``head`` is what ``push`` wants back; what it counts is the ring's affair.
     """
 
-    __slots__ = ("head", "readable", "writable")
+    __slots__ = ("head", "readable", "readable_size", "writable", "writable_size")
 
     def __init__(self, head: int) -> None:
         self.head = head
         self.readable: list[tuple[int, int]] = []
         self.writable: list[tuple[int, int]] = []
-
-    @property
-    def readable_size(self) -> int:
+        self.readable_size = 0
         """Bytes the device may read."""
-        return sum(length for _, length in self.readable)
-
-    @property
-    def writable_size(self) -> int:
+        self.writable_size = 0
         """Bytes the device may write."""
-        return sum(length for _, length in self.writable)
 
 
 class Virtqueue:
@@ -182,8 +174,8 @@ class Virtqueue:
 
     # what a chain is made of
 
-    def _table(self, address: int, length: int, flags: int) -> list[Descriptor] | None:
-        """Return an indirect table (virtio 1.2 §2.7.5.3, §2.8.7), which is copied whole before it is read."""
+    def _table(self, layout: struct.Struct, address: int, length: int, flags: int) -> list[tuple[int, ...]] | None:
+        """Return an indirect table (virtio 1.2 §2.7.5.3, §2.8.7), of which each word is read once."""
         if not self.indirect or flags & DESC_NEXT:
             self.fail("indirect descriptor not negotiated, or with NEXT")
             return None
@@ -194,10 +186,10 @@ class Virtqueue:
         if not length or length & 15 or length > 16 * CHAIN_MAX:
             self.fail(f"indirect table of {length} bytes")
             return None
-        return list(_DESCRIPTOR.iter_unpack(bytes(self._u8[offset : offset + length])))
+        return list(layout.iter_unpack(self._u8[offset : offset + length]))
 
-    def _chain(self, head: int, buffers: Iterable[tuple[int, int, int]]) -> Chain | None:
-        """Return a chain of these buffers (address, length, flags), if all of them are in RAM and in order."""
+    def _chain(self, head: int, buffers: Iterable[tuple[int, ...]]) -> Chain | None:
+        """Return a chain of these buffers, if all of them are in RAM and in order."""
         chain = Chain(head)
         readable, writable = chain.readable, chain.writable
         base, size, holes = self._base, self._ram_size, self._holes
@@ -208,9 +200,11 @@ class Virtqueue:
                 return None
             if flags & DESC_WRITE:
                 writable.append((offset, length))
+                chain.writable_size += length
             elif writable:
                 self.fail("readable descriptor after a writable one")  # virtio 1.2 §2.7.4.2, §2.8.4
                 return None
             else:
                 readable.append((offset, length))
+                chain.readable_size += length
         return chain
