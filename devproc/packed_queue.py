@@ -13,7 +13,16 @@ import struct
 from collections import deque
 
 from devproc.packed_inflight import WRAP, PackedInflight
-from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QUEUE_MAX, Chain, QueueRecord, Virtqueue, ordered
+from devproc.virtqueue import (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    QUEUE_MAX,
+    WEAKLY_ORDERED,
+    Chain,
+    QueueRecord,
+    Virtqueue,
+)
 from protocol.memory import GuestMemory, full_fence
 
 DESC_AVAIL, DESC_USED = 1 << 7, 1 << 15  # §2.8.1
@@ -129,7 +138,8 @@ class PackedQueue(Virtqueue):
         rest = u64[place + 1]
         if rest & _STATE != _AVAILABLE[self._wrap]:
             return None
-        ordered()  # the rest is read after the flags that announce it
+        if WEAKLY_ORDERED:
+            full_fence()  # the rest is read after the flags that announce it
         descriptors = [(u64[place], rest)]
         while rest >> _FLAGS & DESC_NEXT:
             if len(descriptors) == size:
@@ -180,7 +190,7 @@ class PackedQueue(Virtqueue):
         first, shown = self._desc + 2 * index + 1, 0
         total = 0
         for head, written in batch:
-            count, identity = inflight.span(head)
+            count, identity = inflight.release(head)
             used = written & 0xFFFF_FFFF | identity << 32 | _USED[wrap]
             if written:
                 used |= DESC_WRITE << _FLAGS
@@ -193,11 +203,11 @@ class PackedQueue(Virtqueue):
             if index >= size:
                 index -= size
                 wrap ^= 1
-        heads = [head for head, _ in batch]
-        inflight.link(heads, index | wrap << WRAP)
-        ordered()  # the others before the first
+        inflight.link(index | wrap << WRAP)
+        if WEAKLY_ORDERED:
+            full_fence()  # the others before the first
         u64[first] = shown
-        inflight.settle(heads)
+        inflight.settle(head for head, _ in batch)
         full_fence()  # publish, then look at what the driver wants to be told
         event = self._u32[self._driver_event]
         wanted = event >> 16 & 3

@@ -10,7 +10,16 @@ import struct
 from collections import deque
 
 from devproc.inflight import InflightTable
-from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, QUEUE_MAX, Buffer, Chain, QueueRecord, Virtqueue, ordered
+from devproc.virtqueue import (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    QUEUE_MAX,
+    WEAKLY_ORDERED,
+    Buffer,
+    Chain,
+    QueueRecord,
+    Virtqueue,
+)
 from protocol.memory import GuestMemory, full_fence
 
 AVAIL_NO_INTERRUPT = 1
@@ -105,7 +114,8 @@ class SplitQueue(Virtqueue):
         if waiting > self.size:
             self.fail(f"available index is {waiting} entries ahead of a ring of {self.size}")
             return None
-        ordered()  # the entry is read after the index that announces it
+        if WEAKLY_ORDERED:
+            full_fence()  # the entry is read after the index that announces it
         head = self._u16[self._avail + 2 + (last & self._mask)]
         if head >= self.size:
             self.fail(f"head {head} in a ring of {self.size}")
@@ -173,7 +183,8 @@ class SplitQueue(Virtqueue):
             return False
         old, self._used = self._used, self._used + len(batch) & 0xFFFF
         self.inflight.link(batch)
-        ordered()  # entries before the index
+        if WEAKLY_ORDERED:
+            full_fence()  # entries before the index
         self._u16[self._used_half + 1] = self._used
         self.inflight.settle(batch, self._used)
         self._batch = []

@@ -14,12 +14,12 @@ from __future__ import annotations
 import platform
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 from devproc.in_order import InOrder
 from devproc.state import Record, Word
-from protocol.memory import GuestMemory, full_fence
+from protocol.memory import GuestMemory
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4  # virtio 1.2 §2.7.5, §2.8.1
 CHAIN_MAX = 1024  # descriptors in one chain, as in QEMU (VIRTQUEUE_MAX_SIZE)
@@ -30,12 +30,8 @@ Buffer = tuple[int, int, int]
 """Guest address, length, flags."""
 
 
-def _nothing() -> None:
-    """Stand for a load-load or store-store barrier where the host keeps such accesses in order anyway."""
-
-
-# x86-64 orders all but store → load by itself; elsewhere the full fence of protocol.memory serves
-ordered: Callable[[], None] = _nothing if platform.machine() in ("x86_64", "AMD64") else full_fence
+WEAKLY_ORDERED = platform.machine() not in ("x86_64", "AMD64")
+"""Whether the host needs fences between loads and between stores; x86-64 lets only loads overtake stores."""
 
 
 class QueueRecord(Record):
