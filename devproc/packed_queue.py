@@ -65,16 +65,16 @@ class PackedQueue(Virtqueue):
     def start(self, position: int | None = None) -> None:
         """Begin at the start of an empty ring; or at ``position`` of one in which nothing is under way.
 
-        ``position`` is where to take from, and above it 16 bits of where to return to.
+        It is where to take from; where to return to, 16 bits above it, must be the same place, and not every front-end
+        says it.
         """
-        begin = 1 << WRAP
-        avail, used = (begin, begin) if position is None else (position & 0xFFFF, position >> 16)
-        limit = (1 << WRAP) - 1
-        if max(avail & limit, used & limit) >= self.size:
-            self.fail(f"position {position:#x} in a ring of {self.size}")
-            avail = used = begin
-        self.inflight.start(self.size, used)
-        self._go_to(avail & limit, avail >> WRAP)
+        begin = 1 << WRAP if position is None else position & 0xFFFF
+        index, wrap = begin & (1 << WRAP) - 1, begin >> WRAP
+        if index >= self.size:
+            self.fail(f"position {index} in a ring of {self.size}")
+            index, wrap = 0, 1
+        self.inflight.start(self.size, index | wrap << WRAP)
+        self._go_to(index, wrap)
 
     def _go_to(self, index: int, wrap: int) -> None:
         self._avail, self._wrap = index, wrap
