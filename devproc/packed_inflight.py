@@ -4,7 +4,7 @@ The device returns a buffer by writing over descriptors of the ring, so the tabl
 one entry per descriptor, the free ones in a list. Every word that changes in one step is stored by one store:
 
 * ``take`` fills entries from the free list; the store that moves ``old_free_head`` behind them is the commit.
-* ``link`` puts the entries of a batch back on the list and moves the used position, beside which the old one stays;
+* ``release`` puts an entry back, ``link`` shows the list and moves the used position, beside which the old ones stay;
   then the caller stores the batch's first used descriptor, the commit towards the guest; then ``settle`` takes the
   marks away and makes old what is.
 * A successor that finds the two used positions different looks at the ring: if the batch was shown, it settles it,
@@ -15,7 +15,7 @@ Where requests are taken from is not stored: it is the used position plus the de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from protocol.memory import Shared
 
@@ -41,7 +41,7 @@ class PackedInflight:
         self._first = offset + _HEADER >> 3
         self._mark = offset + _HEADER
         self._next: list[int] = []
-        self._free = 0
+        self._free = self._old_free = 0
         self._room = 0
         self._used = self._old_used = 1 << WRAP
         self._taken = 0
@@ -83,7 +83,7 @@ class PackedInflight:
         self._store_free(0, 0, entries)
 
     def _store_free(self, free: int, old: int, entries: int) -> None:
-        self._free = free
+        self._free, self._old_free = free, old
         self._u64[self._word + 1] = _VERSION | entries << 16 | free << 32 | old << 48
 
     def _store_used(self, used: int, old: int) -> None:
@@ -115,25 +115,20 @@ class PackedInflight:
         self._store_free(free, free, len(following))
         return head
 
-    def span(self, head: int) -> tuple[int, int]:
-        """Return how many descriptors a chain has in the ring, and its buffer id."""
-        _, count, identity = self._spans[head]
+    def release(self, head: int) -> tuple[int, int]:
+        """Put a chain back before the free list; return how many descriptors it has in the ring, and its buffer id."""
+        last, count, identity = self._spans.pop(head)
+        self._next[last] = self._u16[(self._first + 4 * last << 2) + 1] = self._free
+        self._free = head
+        self._room += count
         return count, identity
 
-    def link(self, heads: Sequence[int], used: int) -> None:
-        """Put the chains of a batch back on the free list; ``used`` is the position after the batch."""
-        old = free = self._free
-        entries = len(self._next)
-        for head in heads:
-            last, count, _ = self._spans.pop(head)
-            self._next[last] = free
-            self._u16[(self._first + 4 * last << 2) + 1] = free
-            free = head
-            self._room += count
-        self._store_free(free, old, entries)
+    def link(self, used: int) -> None:
+        """Make what was released the free list; ``used`` is the position after the batch."""
+        self._store_free(self._free, self._old_free, len(self._next))
         self._store_used(used, self._old_used)
 
-    def settle(self, heads: Sequence[int]) -> None:
+    def settle(self, heads: Iterable[int]) -> None:
         """Take the marks of a published batch away."""
         u8, mark = self._u8, self._mark
         for head in heads:

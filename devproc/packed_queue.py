@@ -9,15 +9,26 @@ the driver's buffer id is kept.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 
 from devproc.packed_inflight import WRAP, PackedInflight
-from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QUEUE_MAX, Chain, QueueRecord, Virtqueue, ordered
+from devproc.virtqueue import (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    QUEUE_MAX,
+    WEAKLY_ORDERED,
+    Chain,
+    QueueRecord,
+    Virtqueue,
+)
 from protocol.memory import GuestMemory, full_fence
 
 DESC_AVAIL, DESC_USED = 1 << 7, 1 << 15  # §2.8.1
 EVENT_ENABLE, EVENT_DISABLE, EVENT_DESC = 0, 1, 2  # §2.8.10: flags of an event suppression structure
 
+_DESCRIPTOR = struct.Struct("<QI2xH")  # address, length, flags; ids are of no meaning in a table
 _FLAGS = 48  # where flags are in the second word of a descriptor: length, buffer id, flags
 _STATE = (DESC_AVAIL | DESC_USED) << _FLAGS
 _AVAILABLE = (DESC_USED << _FLAGS, DESC_AVAIL << _FLAGS)  # by wrap counter; the other one is that of the lap before
@@ -54,16 +65,16 @@ class PackedQueue(Virtqueue):
     def start(self, position: int | None = None) -> None:
         """Begin at the start of an empty ring; or at ``position`` of one in which nothing is under way.
 
-        ``position`` is where to take from, and above it 16 bits of where to return to.
+        It is where to take from; where to return to, 16 bits above it, must be the same place, and not every front-end
+        says it.
         """
-        begin = 1 << WRAP
-        avail, used = (begin, begin) if position is None else (position & 0xFFFF, position >> 16)
-        limit = (1 << WRAP) - 1
-        if max(avail & limit, used & limit) >= self.size:
-            self.fail(f"position {position:#x} in a ring of {self.size}")
-            avail = used = begin
-        self.inflight.start(self.size, used)
-        self._go_to(avail & limit, avail >> WRAP)
+        begin = 1 << WRAP if position is None else position & 0xFFFF
+        index, wrap = begin & (1 << WRAP) - 1, begin >> WRAP
+        if index >= self.size:
+            self.fail(f"position {index} in a ring of {self.size}")
+            index, wrap = 0, 1
+        self.inflight.start(self.size, index | wrap << WRAP)
+        self._go_to(index, wrap)
 
     def _go_to(self, index: int, wrap: int) -> None:
         self._avail, self._wrap = index, wrap
@@ -127,7 +138,8 @@ class PackedQueue(Virtqueue):
         rest = u64[place + 1]
         if rest & _STATE != _AVAILABLE[self._wrap]:
             return None
-        ordered()  # the rest is read after the flags that announce it
+        if WEAKLY_ORDERED:
+            full_fence()  # the rest is read after the flags that announce it
         descriptors = [(u64[place], rest)]
         while rest >> _FLAGS & DESC_NEXT:
             if len(descriptors) == size:
@@ -150,14 +162,14 @@ class PackedQueue(Virtqueue):
 
     def _parse(self, head: int, descriptors: list[tuple[int, int]]) -> Chain | None:
         """Return the chain of these descriptors; in a table all are part of it, in order (§2.8.7)."""
-        buffers = []
+        buffers: list[tuple[int, ...]] = []
         for address, rest in descriptors:
             flags = rest >> _FLAGS
             if flags & DESC_INDIRECT:
-                table = self._table(address, rest & 0xFFFF_FFFF, flags)
+                table = self._table(_DESCRIPTOR, address, rest & 0xFFFF_FFFF, flags)
                 if table is None:
                     return None
-                buffers += [(address, length, flags) for address, length, _, flags in table]
+                buffers += table
             else:
                 buffers.append((address, rest & 0xFFFF_FFFF, flags))
         return self._chain(head, buffers)
@@ -178,7 +190,7 @@ class PackedQueue(Virtqueue):
         first, shown = self._desc + 2 * index + 1, 0
         total = 0
         for head, written in batch:
-            count, identity = inflight.span(head)
+            count, identity = inflight.release(head)
             used = written & 0xFFFF_FFFF | identity << 32 | _USED[wrap]
             if written:
                 used |= DESC_WRITE << _FLAGS
@@ -191,11 +203,11 @@ class PackedQueue(Virtqueue):
             if index >= size:
                 index -= size
                 wrap ^= 1
-        heads = [head for head, _ in batch]
-        inflight.link(heads, index | wrap << WRAP)
-        ordered()  # the others before the first
+        inflight.link(index | wrap << WRAP)
+        if WEAKLY_ORDERED:
+            full_fence()  # the others before the first
         u64[first] = shown
-        inflight.settle(heads)
+        inflight.settle(head for head, _ in batch)
         full_fence()  # publish, then look at what the driver wants to be told
         event = self._u32[self._driver_event]
         wanted = event >> 16 & 3

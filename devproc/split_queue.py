@@ -6,16 +6,25 @@ the driver's: the number of its first descriptor.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 
 from devproc.inflight import InflightTable
-from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, QUEUE_MAX, Chain, QueueRecord, Virtqueue, ordered
+from devproc.virtqueue import (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    QUEUE_MAX,
+    WEAKLY_ORDERED,
+    Buffer,
+    Chain,
+    QueueRecord,
+    Virtqueue,
+)
 from protocol.memory import GuestMemory, full_fence
 
 AVAIL_NO_INTERRUPT = 1
 USED_NO_NOTIFY = 1
-
-_INDIRECT, _NEXT = DESC_INDIRECT << 32, DESC_NEXT << 32  # where flags are in the second word of a descriptor
+_DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
 
 
 class SplitQueue(Virtqueue):
@@ -105,7 +114,8 @@ class SplitQueue(Virtqueue):
         if waiting > self.size:
             self.fail(f"available index is {waiting} entries ahead of a ring of {self.size}")
             return None
-        ordered()  # the entry is read after the index that announces it
+        if WEAKLY_ORDERED:
+            full_fence()  # the entry is read after the index that announces it
         head = self._u16[self._avail + 2 + (last & self._mask)]
         if head >= self.size:
             self.fail(f"head {head} in a ring of {self.size}")
@@ -118,17 +128,19 @@ class SplitQueue(Virtqueue):
 
     def _follow(self, head: int) -> Chain | None:
         """Return the chain that starts at ``head`` of the descriptor table."""
-        u64, base, index = self._u64, self._desc, head
-        buffers: list[tuple[int, int, int]] = []
+        u64, index = self._u64, head
+        buffers: list[Buffer] = []
         for _ in range(self.size):
-            place = base + 2 * index
+            place = self._desc + 2 * index
             address, rest = u64[place], u64[place + 1]
-            if rest & _INDIRECT:
-                if not self._follow_table(buffers, address, rest & 0xFFFF_FFFF, rest >> 32 & 0xFFFF):
+            flags = rest >> 32 & 0xFFFF
+            if flags & DESC_INDIRECT:
+                table = self._table(_DESCRIPTOR, address, rest & 0xFFFF_FFFF, flags)
+                if table is None or not self._follow_table(table, buffers):
                     return None
                 return self._chain(head, buffers)
-            buffers.append((address, rest & 0xFFFF_FFFF, rest >> 32 & 0xFFFF))
-            if not rest & _NEXT:
+            buffers.append((address, rest & 0xFFFF_FFFF, flags))
+            if not flags & DESC_NEXT:
                 return self._chain(head, buffers)
             index = rest >> 48
             if index >= self.size:
@@ -137,23 +149,19 @@ class SplitQueue(Virtqueue):
         self.fail(f"chain at head {head} is longer than the ring")
         return None
 
-    def _follow_table(self, buffers: list[tuple[int, int, int]], address: int, length: int, flags: int) -> bool:
-        """Add the buffers of an indirect table, from its first descriptor on (virtio 1.2 §2.7.5.3.2)."""
-        table = self._table(address, length, flags)
-        if table is None:
-            return False
-        index = 0
+    def _follow_table(self, table: list[tuple[int, ...]], buffers: list[Buffer]) -> bool:
+        """Add the buffers of an indirect table, from its first descriptor on (§2.7.5.3.2)."""
+        index, count = 0, len(table)
         for _ in table:
-            address, length, flags, following = table[index]
+            address, length, flags, index = table[index]
+            buffers.append((address, length, flags))
             if flags & DESC_INDIRECT:
                 self.fail("indirect descriptor in an indirect table")
                 return False
-            buffers.append((address, length, flags))
             if not flags & DESC_NEXT:
                 return True
-            index = following
-            if index >= len(table):
-                self.fail(f"next descriptor {index} in an indirect table of {len(table)}")
+            if index >= count:
+                self.fail(f"next descriptor {index} in an indirect table of {count}")
                 return False
         self.fail("loop in an indirect table")
         return False
@@ -175,7 +183,8 @@ class SplitQueue(Virtqueue):
             return False
         old, self._used = self._used, self._used + len(batch) & 0xFFFF
         self.inflight.link(batch)
-        ordered()  # entries before the index
+        if WEAKLY_ORDERED:
+            full_fence()  # entries before the index
         self._u16[self._used_half + 1] = self._used
         self.inflight.settle(batch, self._used)
         self._batch = []

@@ -14,30 +14,24 @@ from __future__ import annotations
 import platform
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 from devproc.in_order import InOrder
 from devproc.state import Record, Word
-from protocol.memory import GuestMemory, full_fence
+from protocol.memory import GuestMemory
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4  # virtio 1.2 §2.7.5, §2.8.1
 CHAIN_MAX = 1024  # descriptors in one chain, as in QEMU (VIRTQUEUE_MAX_SIZE)
 QUEUE_MAX = 1024
 NO_VECTOR = 0xFFFF
 
-Descriptor = tuple[int, int, int, int]
-"""Address, length, and two words whose order is the table's."""
-
-_DESCRIPTOR = struct.Struct("<QIHH")
+Buffer = tuple[int, int, int]
+"""Guest address, length, flags."""
 
 
-def _nothing() -> None:
-    """Stand for a load-load or store-store barrier where the host keeps such accesses in order anyway."""
-
-
-# x86-64 orders all but store → load by itself; elsewhere the full fence of protocol.memory serves
-ordered: Callable[[], None] = _nothing if platform.machine() in ("x86_64", "AMD64") else full_fence
+WEAKLY_ORDERED = platform.machine() not in ("x86_64", "AMD64")
+"""Whether the host needs fences between loads and between stores; x86-64 lets only loads overtake stores."""
 
 
 class QueueRecord(Record):
@@ -59,22 +53,16 @@ class Chain:
     ``head`` is what ``push`` wants back; what it counts is the ring's affair.
     """
 
-    __slots__ = ("head", "readable", "writable")
+    __slots__ = ("head", "readable", "readable_size", "writable", "writable_size")
 
     def __init__(self, head: int) -> None:
         self.head = head
         self.readable: list[tuple[int, int]] = []
         self.writable: list[tuple[int, int]] = []
-
-    @property
-    def readable_size(self) -> int:
+        self.readable_size = 0
         """Bytes the device may read."""
-        return sum(length for _, length in self.readable)
-
-    @property
-    def writable_size(self) -> int:
+        self.writable_size = 0
         """Bytes the device may write."""
-        return sum(length for _, length in self.writable)
 
 
 class Virtqueue:
@@ -182,8 +170,8 @@ class Virtqueue:
 
     # what a chain is made of
 
-    def _table(self, address: int, length: int, flags: int) -> list[Descriptor] | None:
-        """Return an indirect table (virtio 1.2 §2.7.5.3, §2.8.7), which is copied whole before it is read."""
+    def _table(self, layout: struct.Struct, address: int, length: int, flags: int) -> list[tuple[int, ...]] | None:
+        """Return an indirect table (virtio 1.2 §2.7.5.3, §2.8.7), of which each word is read once."""
         if not self.indirect or flags & DESC_NEXT:
             self.fail("indirect descriptor not negotiated, or with NEXT")
             return None
@@ -194,10 +182,10 @@ class Virtqueue:
         if not length or length & 15 or length > 16 * CHAIN_MAX:
             self.fail(f"indirect table of {length} bytes")
             return None
-        return list(_DESCRIPTOR.iter_unpack(bytes(self._u8[offset : offset + length])))
+        return list(layout.iter_unpack(self._u8[offset : offset + length]))
 
-    def _chain(self, head: int, buffers: Iterable[tuple[int, int, int]]) -> Chain | None:
-        """Return a chain of these buffers (address, length, flags), if all of them are in RAM and in order."""
+    def _chain(self, head: int, buffers: Iterable[tuple[int, ...]]) -> Chain | None:
+        """Return a chain of these buffers, if all of them are in RAM and in order."""
         chain = Chain(head)
         readable, writable = chain.readable, chain.writable
         base, size, holes = self._base, self._ram_size, self._holes
@@ -208,9 +196,11 @@ class Virtqueue:
                 return None
             if flags & DESC_WRITE:
                 writable.append((offset, length))
+                chain.writable_size += length
             elif writable:
                 self.fail("readable descriptor after a writable one")  # virtio 1.2 §2.7.4.2, §2.8.4
                 return None
             else:
                 readable.append((offset, length))
+                chain.readable_size += length
         return chain

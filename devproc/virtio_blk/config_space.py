@@ -44,6 +44,8 @@ class BlockConfigSpace(VirtioDevice):
         super().__init__(queue_count=config.queues, queue_size=config.queue_size)
         self.config = config
         self.image = image
+        self.sectors = 0
+        """Capacity, as the driver sees it."""
         self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY | BlkFeature.FLUSH
         if config.in_order:
             self.features |= Feature.IN_ORDER
@@ -63,7 +65,7 @@ class BlockConfigSpace(VirtioDevice):
 
     def describe(self) -> None:
         """Fill the config space."""
-        self.capacity = self.image.sectors
+        self.measure()
         self.seg_max = self.queue_max - 2
         self.blk_size = self.config.block_size
         self.physical_block_exp = (_PHYSICAL // self.config.block_size).bit_length() - 1
@@ -77,6 +79,10 @@ class BlockConfigSpace(VirtioDevice):
         self.max_write_zeroes_sectors = RANGE_MAX * zeroes
         self.max_write_zeroes_seg = int(zeroes)
         self.write_zeroes_may_unmap = int(zeroes and self.unmaps)
+
+    def measure(self) -> None:
+        """Show how large the image is; requests are held against that."""
+        self.capacity = self.sectors = self.image.sectors
 
     @writeback.on_write
     def set_writeback(self, value: int) -> None:

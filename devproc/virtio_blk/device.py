@@ -121,7 +121,7 @@ class BlockDevice(BlockTransfers):
         """
         self.image.resize(size)
         if self.records and self.capacity != self.image.sectors:
-            self.capacity = self.image.sectors
+            self.measure()
             self.config_changed()
 
     @property

@@ -6,11 +6,13 @@ from devproc.virtio_blk.spec import HEADER, Type
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.memory import GuestMemory
 
+_IN, _OUT = int(Type.IN), int(Type.OUT)
+
 
 class Request:
-    """A request under way: what it wants, and where its answer goes."""
+    """A request under way: what it wants, and where its answer goes. ``chain`` has its data alone."""
 
-    __slots__ = ("chain", "kind", "queue", "sector", "status_at", "written")
+    __slots__ = ("chain", "kind", "queue", "sector", "size", "status_at", "written")
 
     def __init__(self, queue: Virtqueue, chain: Chain, kind: int, sector: int, status_at: int) -> None:
         self.queue = queue
@@ -19,43 +21,45 @@ class Request:
         self.sector = sector
         self.status_at = status_at
         self.written = 1
-
-    @property
-    def size(self) -> int:
+        self.size = chain.writable_size if kind == _IN else chain.readable_size if kind == _OUT else 0
         """Bytes of data that it moves."""
-        if self.kind == Type.IN:
-            return self.chain.writable_size
-        return self.chain.readable_size if self.kind == Type.OUT else 0
 
 
 def take(memory: GuestMemory, queue: Virtqueue, chain: Chain) -> Request | None:
     """Take header and status byte off a chain, wherever they are in it (virtio 1.2 §2.7.4); without, fail the queue."""
-    header = _header(memory, chain)
-    if header is None or not chain.writable:
+    readable, writable = chain.readable, chain.writable
+    if chain.readable_size < HEADER or not writable:
         queue.fail("block request without header or status byte")
         return None
-    at, length = chain.writable[-1]
+    at, length = writable[-1]
     if length == 0:
         queue.fail("block request with an empty status descriptor")
         return None
     if length == 1:
-        chain.writable.pop()
+        writable.pop()
     else:
-        chain.writable[-1] = (at, length - 1)
-    return Request(queue, chain, *header, at + length - 1)
+        writable[-1] = (at, length - 1)
+    chain.writable_size -= 1
+    header, size = readable[0]
+    if size == HEADER and not header & 7:  # as drivers have it; nothing needs copying
+        del readable[0]
+        words = memory.ram.u64
+        kind, sector = words[header >> 3] & 0xFFFF_FFFF, words[(header >> 3) + 1]
+    else:
+        kind, sector = _header(memory, readable)
+    chain.readable_size -= HEADER
+    return Request(queue, chain, kind, sector, at + length - 1)
 
 
-def _header(memory: GuestMemory, chain: Chain) -> tuple[int, int] | None:
-    """Take the 16 bytes of the header off the readable part: type and sector."""
+def _header(memory: GuestMemory, readable: list[tuple[int, int]]) -> tuple[int, int]:
+    """Take the 16 bytes of the header off buffers that have them: type and sector."""
     data = b""
-    while len(data) < HEADER and chain.readable:
-        at, length = chain.readable[0]
+    while len(data) < HEADER:
+        at, length = readable[0]
         part = min(length, HEADER - len(data))
         data += memory.ram.bytes(at, part)
         if part == length:
-            chain.readable.pop(0)
+            del readable[0]
         else:
-            chain.readable[0] = (at + part, length - part)
-    if len(data) < HEADER:
-        return None
+            readable[0] = (at + part, length - part)
     return int.from_bytes(data[:4], "little"), int.from_bytes(data[8:], "little")

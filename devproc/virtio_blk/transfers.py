@@ -28,6 +28,7 @@ from devproc.virtio_blk.spec import (
 
 _NOWAIT_MAX = 64 << 10  # larger copies are worth a thread
 _CHANGING = (Type.OUT, Type.DISCARD, Type.WRITE_ZEROES)
+_IN = int(Type.IN)
 
 
 class BlkState(Record):
@@ -73,11 +74,12 @@ class BlockTransfers(BlockConfigSpace):
     def start(self, request: Request) -> None:
         """Do it, or hand it to the pool. It may be done again after the host had no space."""
         kind = request.kind
+        if kind == _IN:
+            self._read(request)
+            return
         if kind in _CHANGING and self.image.mortal:
             self.blk.mortal = self.image.mortal
-        if kind == Type.IN:
-            self._read(request)
-        elif kind == Type.OUT:
+        if kind == Type.OUT:
             self._write(request)
         elif kind == Type.FLUSH:
             self.pool.submit(Job(self.durability.flush, request))
@@ -93,13 +95,17 @@ class BlockTransfers(BlockConfigSpace):
     def _place(self, sector: int, length: int) -> int | None:
         """Return the place in the image, or ``None`` when the range is not on the disk or no whole blocks."""
         block = self.config.block_size
-        if length % block or sector * SECTOR % block or sector + length // SECTOR > self.image.sectors:
+        place = sector * SECTOR
+        if length % block or place % block or sector + length // SECTOR > self.sectors:
             self.guest_error("bad_ranges", f"sector {sector}, {length} bytes")
             return None
-        return sector * SECTOR
+        return place
 
     def _views(self, parts: list[tuple[int, int]]) -> Views:
         ram = self.machine.memory.ram.u8
+        if len(parts) == 1:
+            at, length = parts[0]
+            return [ram[at : at + length]]
         return [ram[at : at + length] for at, length in parts if length]
 
     def _read(self, request: Request) -> None:
