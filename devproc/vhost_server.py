@@ -44,7 +44,7 @@ class Server(EventLoop):
         try:
             while not self.stopping:
                 session = self._session
-                self.turn(0 if busy else session.timeout() if session else None)
+                self.turn(0 if busy else session.rings.timeout() if session else None)
                 busy = self._serve()
         finally:
             self._end()
@@ -75,7 +75,7 @@ class Server(EventLoop):
         if session is None:
             return False
         if not session.ended:
-            return session.serve()
+            return session.rings.serve()
         spoke = session.back_end.served > 0
         self._end()
         if self._once and (spoke or not self._place.listens):

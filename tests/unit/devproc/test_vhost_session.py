@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devproc.listening import Socket
+from devproc.vhost_memory import MEMORY_SLOTS
 from devproc.vhost_server import Server
-from devproc.vhost_session import MEMORY_SLOTS, OFFERED
+from devproc.vhost_session import OFFERED
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device
 from devproc.virtio_blk.spec import BlkFeature
