@@ -27,7 +27,7 @@ class InflightTables:
         self._shape = Inflight(0, 0, 0, 0)
 
     def table(self, index: int, size: int) -> tuple[Shared, int] | None:
-        """Return where the table is for ring ``index`` of ``size`` descriptors, or ``None`` where the front-end keeps none.
+        """Return where the table is for a ring of ``size`` descriptors, or ``None`` where the front-end keeps none.
 
         Raises:
             Malformed: the ring is longer than its table, or of another kind.

@@ -18,10 +18,11 @@ from devproc.events import EventLoop
 from devproc.rings import RingKind, kind
 from devproc.split_queue import SplitQueue
 from devproc.vhost_inflight import InflightTables
+from devproc.vhost_log import FrontEndLog
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from devproc.virtqueue import QUEUE_MAX
-from protocol.errors import Malformed, ProtocolError
+from protocol.errors import HostError, Malformed, ProtocolError
 from protocol.vhost_user.back_end import Serve
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.messages import Request
@@ -57,7 +58,15 @@ class Ring:
 class Rings:
     """All rings of one front-end, in the memory of ``regions``."""
 
-    def __init__(self, device: VhostUserDevice, loop: EventLoop, regions: Regions, inflight: InflightTables) -> None:
+    def __init__(
+        self,
+        device: VhostUserDevice,
+        loop: EventLoop,
+        *,
+        regions: Regions,
+        inflight: InflightTables,
+        log: FrontEndLog,
+    ) -> None:
         self.all = [Ring(index) for index in range(device.queue_count)]
         self.always_enabled = True
         """Whether the front-end knows nothing of ``SET_VRING_ENABLE``: protocol features were not agreed on."""
@@ -65,6 +74,7 @@ class Rings:
         self._loop = loop
         self._regions = regions
         self._inflight = inflight
+        self._log = log
         device.on_used, device.on_broken = self._used, self._broken
 
     def handlers(self) -> dict[Request, Serve]:
@@ -114,7 +124,7 @@ class Rings:
         if not ring.started:
             try:
                 self._start(ring)
-            except ProtocolError as error:
+            except (ProtocolError, HostError) as error:
                 logger.warning("ring %s: %s", ring.index, error.message)
                 self._drop_kick(ring)
                 return
@@ -173,6 +183,10 @@ class Rings:
         old = ring.addr
         if ring.started and old and (old.desc, old.avail, old.used) != (addr.desc, addr.avail, addr.used):
             raise Malformed(f"ring {addr.index} is running elsewhere")
+        if ring.started and old and (old.flags, old.log) != (addr.flags, addr.log):
+            self._stop(ring)
+            ring.addr = addr
+            self._start(ring)
         ring.addr = addr
 
     def _enable(self, message: Message) -> None:
@@ -236,8 +250,11 @@ class Rings:
             raise Malformed(f"ring {ring.index} is not in memory")
         if any(place % alignment for place, alignment in zip((desc, avail, used), self._kind.alignment, strict=True)):
             raise Malformed(f"ring {ring.index} is misaligned")
+        self._device.claim()
+        memory = self._regions.memory
         table = self._inflight.table(ring.index, ring.size)
-        self._device.start_ring(ring.index, ring.size, (desc, avail, used), ring.base, table)
+        log = self._log.for_ring(addr.flags, addr.log, memory.base + memory.size)
+        self._device.start_ring(ring.index, ring.size, (desc, avail, used), ring.base, table, log)
         ring.started = True
 
     def _stop(self, ring: Ring) -> None:
@@ -249,6 +266,7 @@ class Rings:
         ring = self._ring(message.get(VringState).index)
         self._stop(ring)
         self._drop_kick(ring)
+        self._unclaim()
         return VringState(ring.index, ring.base)
 
     @contextmanager
@@ -264,16 +282,30 @@ class Rings:
             for ring in running:
                 self._start(ring)
 
-    def forget(self) -> None:
-        """Return all rings to where they were after connecting; calls stay. The device has been reset."""
+    def reset(self) -> None:
+        """Finish everything, and return all rings to where they were after connecting; positions and calls stay.
+
+        QEMU 7.2 stops a guest with ``SET_STATUS`` 0, and asks for the positions thereafter.
+        """
         for ring in self.all:
+            self._stop(ring)
             self._drop_kick(ring)
-            ring.started = ring.enabled = False
-            ring.size = ring.base = 0
+            ring.enabled = False
+            ring.size = 0
             ring.addr = None
+        self._unclaim()
+
+    def _unclaim(self) -> None:
+        if not self.running:
+            self._device.unclaim()
+
+    def forget_positions(self) -> None:
+        """Let all rings begin at 0."""
+        for ring in self.all:
+            ring.base = 0
 
     def close(self) -> None:
-        """Close what came with the rings, which are forgotten."""
+        """Close what came with the rings, which have been reset."""
         for ring in self.all:
             _close(ring.call)
             _close(ring.err)

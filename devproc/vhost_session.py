@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING
 from devproc.events import EventLoop
 from devproc.rings import kind
 from devproc.vhost_inflight import InflightTables
+from devproc.vhost_log import FrontEndLog
 from devproc.vhost_memory import FrontEndMemory
 from devproc.vhost_rings import Rings
 from protocol.errors import HostError, Malformed, PeerGone, ProtocolError
 from protocol.vhost_user.back_end import BackEnd, Serve
 from protocol.vhost_user.connection import Connection, Message
-from protocol.vhost_user.messages import BACK_END, PROTOCOL_FEATURES, BackendRequest, ProtocolFeature, Request
+from protocol.vhost_user.messages import (
+    BACK_END,
+    LOG_ALL,
+    PROTOCOL_FEATURES,
+    BackendRequest,
+    ProtocolFeature,
+    Request,
+)
 from protocol.vhost_user.payloads import U64, ConfigSpace
 from protocol.vhost_user.regions import Regions
 
@@ -31,6 +39,7 @@ logger = logging.getLogger(__name__)
 _P = ProtocolFeature
 OFFERED = (
     _P.MQ
+    | _P.LOG_SHMFD
     | _P.REPLY_ACK
     | _P.BACKEND_REQ
     | _P.CONFIG
@@ -52,12 +61,13 @@ class Session:
         self._loop = loop
         self._regions = Regions()
         self._inflight = InflightTables(device.queue_count, lambda: kind(device.negotiated))
-        self.rings = Rings(device, loop, self._regions, self._inflight)
+        self._log = FrontEndLog()
+        self.rings = Rings(device, loop, regions=self._regions, inflight=self._inflight, log=self._log)
         self._memory = FrontEndMemory(device, self._regions, self.rings)
         self._channel: Connection | None = None
         device.on_config = self._config_changed
         self.back_end = BackEnd(
-            Connection(sock), self._handlers(), features=lambda: device.offered, protocol_features=OFFERED
+            Connection(sock), self._handlers(), features=lambda: device.offered | LOG_ALL, protocol_features=OFFERED
         )
         loop.watch(sock.fileno(), self._readable)
 
@@ -69,10 +79,12 @@ class Session:
             r.SET_FEATURES: self._set_features,
             r.GET_CONFIG: self._get_config,
             r.SET_CONFIG: self._set_config,
+            r.SET_LOG_BASE: self._set_log,
+            r.SET_LOG_FD: self._log.set_event,
             r.SET_BACKEND_REQ_FD: self._set_channel,
             r.GET_INFLIGHT_FD: self._inflight.make,
             r.SET_INFLIGHT_FD: self._set_inflight,
-            r.RESET_DEVICE: lambda _message: self._reset(),
+            r.RESET_DEVICE: self._reset_device,
             r.SET_STATUS: self._set_status,
             r.GET_STATUS: lambda _message: U64(self.device.device_status),
         }
@@ -100,6 +112,7 @@ class Session:
         self._memory.close()
         self.rings.close()
         self._inflight.close()
+        self._log.close()
         if self._channel is not None:
             self._channel.close()
         self.back_end.connection.close()
@@ -131,8 +144,12 @@ class Session:
 
     def _set_features(self, message: Message) -> None:
         features = message.get(U64).value
-        self.device.accept(features & ~PROTOCOL_FEATURES)
+        self.device.accept(features & ~(PROTOCOL_FEATURES | LOG_ALL))
         self.rings.always_enabled = not features & PROTOCOL_FEATURES
+        everything = bool(features & LOG_ALL)
+        if everything != self._log.everything:
+            with self.rings.paused():
+                self._log.everything = everything
 
     def _get_config(self, message: Message) -> ConfigSpace:
         wanted = message.get(ConfigSpace)
@@ -154,6 +171,10 @@ class Session:
             raise Malformed("SET_INFLIGHT_FD while rings are running")
         self._inflight.take(message)
 
+    def _set_log(self, message: Message) -> U64:
+        with self.rings.paused():
+            return self._log.set_base(message)
+
     def _set_status(self, message: Message) -> None:
         status = message.get(U64).value
         if status == 0:
@@ -161,7 +182,12 @@ class Session:
         else:
             self.device.set_status(status)
 
+    def _reset_device(self, _message: Message) -> None:
+        self._reset()
+        self.rings.forget_positions()
+
     def _reset(self) -> None:
         """Return device and rings to where they were after connecting; memory and calls stay."""
+        self.rings.reset()
         self.device.set_status(0)
-        self.rings.forget()
+        self._log.reset()
