@@ -184,6 +184,7 @@ def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
         place = Socket.at(options.vhost_user) if options.fd is None else Socket.inherited(options.fd)
         server = Server(device, place, once=options.once)
         signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: server.refresh())
         gc.freeze()
         logger.info("waiting for a front-end at %s", options.vhost_user or f"descriptor {options.fd}")
         try:

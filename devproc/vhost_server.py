@@ -26,7 +26,7 @@ class Server(EventLoop):
         super().__init__()
         if not isinstance(device, VirtioDevice) or not isinstance(device, VirtioVhostUser):
             raise TypeError(f"{type(device).__name__} is not served over vhost-user")
-        self.device = device
+        self.device: VirtioVhostUser = device
         self._place = place
         self._once = once or not place.listens
         self._session: Session | None = None
@@ -48,6 +48,10 @@ class Server(EventLoop):
                 busy = self._serve()
         finally:
             self._end()
+
+    def refresh(self) -> None:
+        """Have the device look at its host again; from any thread or a signal handler."""
+        self.call(self.device.refresh)
 
     def close(self) -> None:
         """Close the socket and the loop; the device stays open."""

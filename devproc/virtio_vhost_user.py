@@ -122,6 +122,9 @@ class VirtioVhostUser(VirtioTransport):
         self._reset_queue(self.records[index])
         return base
 
+    def refresh(self) -> None:
+        """Look again at what the host provides."""
+
     def hurry(self) -> None:
         """Start what the device holds back for a policy of its own."""
 

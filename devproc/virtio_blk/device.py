@@ -22,7 +22,7 @@ from devproc.virtio_blk.requests import Request, take
 from devproc.virtio_blk.spec import S_IOERR, S_OK, S_UNSUPP
 from devproc.virtio_blk.transfers import BlkState, BlockTransfers
 from devproc.virtqueue import Chain, Virtqueue
-from protocol.errors import HostError
+from protocol.errors import BusvmError, HostError
 from protocol.layout import DevicePage
 from protocol.log import RateLimit
 
@@ -209,6 +209,13 @@ class BlockDevice(BlockTransfers):
         self.counters["waited_for_space"] += 1
         self._stuck.append(request)
         return True
+
+    def refresh(self) -> None:
+        """Look how long the image is now; that it became shorter is logged, and the disk stays as it was."""
+        try:
+            self.resize(0)
+        except BusvmError as error:
+            logger.warning("%s", error.message)
 
     def hurry(self) -> None:
         """Start what the limits hold back: a queue is about to be stopped, with all its requests done."""
