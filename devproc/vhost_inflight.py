@@ -15,6 +15,7 @@ from protocol.memory import Shared
 from protocol.vhost_user.back_end import Answer
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.payloads import Inflight
+from protocol.vhost_user.truncation import Watch
 
 
 class InflightTables:
@@ -24,6 +25,7 @@ class InflightTables:
         self._queue_count = queue_count
         self._kind = kind
         self._shared: Shared | None = None
+        self._watch: Watch | None = None
         self._shape = Inflight(0, 0, 0, 0)
 
     def table(self, index: int, size: int) -> tuple[Shared, int] | None:
@@ -66,12 +68,20 @@ class InflightTables:
             raise Malformed(f"in-flight tables: {error}") from error
         self.close()
         self._shared, self._shape = shared, tables
+        self._watch = Watch(shared.map)
 
     def close(self) -> None:
         """Give the tables up."""
         if self._shared is not None:
+            if self._watch is not None:
+                self._watch.close()
             self._shared.close()
             self._shared = None
+
+    @property
+    def torn(self) -> bool:
+        """Whether the front-end has made the tables shorter."""
+        return self._watch is not None and self._watch.torn
 
     def _stride(self, entries: int) -> int:
         return -(-self._kind().Table.size(entries) // 64) * 64

@@ -16,7 +16,7 @@ from devproc.packed_queue import PackedQueue
 from devproc.split_queue import SplitQueue
 from devproc.virtio_spec import Feature
 from devproc.virtqueue import Chain, QueueRecord, Virtqueue
-from protocol.errors import Malformed
+from protocol.errors import HostError, Malformed
 from protocol.memory import GuestMemory, Shared
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.dirty_log import DirtyLog
@@ -131,6 +131,8 @@ class FrontEndLog:
     def __init__(self) -> None:
         self.everything = False
         """Whether data is to be logged: the front-end has set ``VHOST_F_LOG_ALL``."""
+        self.torn = False
+        """Whether a mark could not be made: the front-end has taken the log away, or the host refuses."""
         self._log: DirtyLog | None = None
         self._event = -1
 
@@ -164,7 +166,11 @@ class FrontEndLog:
 
     def _mark(self, gpa: int, length: int) -> None:
         if self._log is not None:
-            self._log.mark(gpa, length)
+            try:
+                self._log.mark(gpa, length)
+            except HostError:
+                self.torn = True
+            self.torn |= self._log.watch.torn
         if self._event >= 0:
             try:
                 os.eventfd_write(self._event, 1)

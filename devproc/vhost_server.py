@@ -15,6 +15,7 @@ from devproc.vhost_session import Session
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from protocol.memory import GuestMemory, Words
+from protocol.vhost_user.truncation import survival
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +42,14 @@ class Server(EventLoop):
         else:
             self._begin(self._place.socket.dup())
         busy = False
-        try:
-            while not self.stopping:
-                session = self._session
-                self.turn(0 if busy else session.rings.timeout() if session else None)
-                busy = self._serve()
-        finally:
-            self._end()
+        with survival():
+            try:
+                while not self.stopping:
+                    session = self._session
+                    self.turn(0 if busy else session.rings.timeout() if session else None)
+                    busy = self._serve()
+            finally:
+                self._end()
 
     def refresh(self) -> None:
         """Have the device look at its host again; from any thread or a signal handler."""
@@ -79,7 +81,7 @@ class Server(EventLoop):
         if session is None:
             return False
         if not session.ended:
-            return session.rings.serve()
+            return session.serve()
         spoke = session.back_end.served > 0
         self._end()
         if self._once and (spoke or not self._place.listens):

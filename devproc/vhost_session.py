@@ -104,6 +104,14 @@ class Session:
             logger.warning("front-end: %s; hanging up", error.message)
             self.ended = True
 
+    def serve(self) -> bool:
+        """Serve the rings; return whether more can be done without waiting."""
+        more = self.rings.serve()
+        if self._regions.torn or self._inflight.torn or self._log.torn:
+            logger.error("front-end: it has made shared memory shorter; hanging up")
+            self.ended = more = True
+        return more
+
     def close(self) -> None:
         """Finish host I/O, and give up everything that came over the connection."""
         self._loop.unwatch(self.back_end.connection.fileno())

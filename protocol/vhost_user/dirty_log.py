@@ -14,6 +14,7 @@ import platform
 
 from protocol.errors import HostError, Malformed
 from protocol.memory import Shared, full_fence
+from protocol.vhost_user.truncation import Watch
 
 PAGE = 4096  # VHOST_LOG_PAGE
 _SYSCALL = {"x86_64": 202}.get(platform.machine(), 98)  # of futex; 98 on all architectures that came later
@@ -63,6 +64,7 @@ class DirtyLog:
             os.close(fd)
             raise
         self.size = size
+        self.watch = Watch(self._shared.map)
         self._first = offset >> 2
         anchor = ctypes.c_char.from_buffer(self._shared.map)
         self._address = ctypes.addressof(anchor) + offset
@@ -98,6 +100,7 @@ class DirtyLog:
 
     def close(self) -> None:
         """Unmap it."""
+        self.watch.close()
         self._shared.close()
 
 
