@@ -107,5 +107,11 @@ PROGRAM = Program(
     vhost_user=True,
 )
 
+
+def run() -> int:
+    """Run the process: the program ``busvm-virtio-blk``, as which management software finds it."""
+    return main(PROGRAM)
+
+
 if __name__ == "__main__":
-    sys.exit(main(PROGRAM))
+    sys.exit(run())
