@@ -15,6 +15,7 @@ from devproc.packed_inflight import PackedInflight
 from devproc.packed_queue import PackedQueue
 from devproc.split_queue import SplitQueue
 from devproc.virtio_spec import Feature
+from devproc.virtio_vhost_user import QueueMaker
 from devproc.virtqueue import Chain, QueueRecord, Virtqueue
 from protocol.errors import HostError, Malformed
 from protocol.memory import GuestMemory, Shared
@@ -108,7 +109,7 @@ class LoggedPacked(Logged, PackedQueue):
         return [(self.record.desc, ring), (self.record.device, event)]
 
 
-def make_logged(log: RingLog) -> Callable[[int, int, GuestMemory, QueueRecord, tuple[Shared, int]], Virtqueue]:
+def make_logged(log: RingLog) -> QueueMaker:
     """Return what makes a queue as ``rings.make_queue`` does, one that tells ``log``."""
 
     def make(

@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from devproc.events import EventLoop
-from devproc.rings import RingKind, kind
+from devproc.rings import RingKind, kind, make_queue
 from devproc.split_queue import SplitQueue
 from devproc.vhost_inflight import InflightTables
-from devproc.vhost_log import FrontEndLog
+from devproc.vhost_log import FrontEndLog, make_logged
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from devproc.virtqueue import QUEUE_MAX
@@ -254,7 +254,8 @@ class Rings:
         memory = self._regions.memory
         table = self._inflight.table(ring.index, ring.size)
         log = self._log.for_ring(addr.flags, addr.log, memory.base + memory.size)
-        self._device.start_ring(ring.index, ring.size, (desc, avail, used), ring.base, table, log)
+        make = make_logged(log) if log else make_queue
+        self._device.start_ring(ring.index, ring.size, (desc, avail, used), ring.base, table, make)
         ring.started = True
 
     def _stop(self, ring: Ring) -> None:

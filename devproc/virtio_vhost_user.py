@@ -12,15 +12,15 @@ from typing import ClassVar
 
 from devproc import rings
 from devproc.registers import Bar, Parts, Register
-from devproc.vhost_log import RingLog, make_logged
 from devproc.virtio_spec import Feature, Status
 from devproc.virtio_transport import CONFIG_SPACE, VirtioTransport
-from devproc.virtqueue import QUEUE_MAX, Virtqueue
+from devproc.virtqueue import QUEUE_MAX, QueueRecord, Virtqueue
 from protocol.errors import Malformed
 from protocol.layout import DevicePage
-from protocol.memory import Shared
+from protocol.memory import GuestMemory, Shared
 
 _CONFIG, _STATE = 0x0000, 0x1000
+QueueMaker = Callable[[int, int, GuestMemory, QueueRecord, tuple[Shared, int]], Virtqueue]
 
 
 class VirtioVhostUser(VirtioTransport):
@@ -88,19 +88,18 @@ class VirtioVhostUser(VirtioTransport):
         places: tuple[int, int, int],
         base: int,
         table: tuple[Shared, int] | None,
-        log: RingLog | None = None,
+        make: QueueMaker = rings.make_queue,
     ) -> None:
         """Serve a ring from position ``base`` on; or go on from the in-flight table that a predecessor left.
 
         ``places`` are the guest addresses of descriptor, driver and device area; ``table`` is where in memory of the
-        front-end the in-flight table is. What is written is told to ``log``.
+        front-end the in-flight table is. The queue is what ``make`` returns.
         """
         record = self.records[index]
         record.clear()
         record.size = size
         record.desc, record.driver, record.device = places
         own = self.shared, self._inflight_offset(index)  # which ends with the process
-        make = make_logged(log) if log else rings.make_queue
         queue = make(self.negotiated, index, self.machine.memory, record, table or own)
         self._set_up(queue)
         self.queues[index] = queue

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from devproc.driver_queue import DriverQueue
+from devproc.packed_driver_queue import PackedDriverQueue, lay_out
 from devproc.virtio_spec import Feature, Status
 from protocol.errors import PeerGone, ProtocolError, Refused
 from protocol.memory import GuestMemory, Shared
@@ -29,17 +30,9 @@ SHARE = 2 << 20  # of RAM, for the rings and buffers of one queue
 UADDR = 0x7F12_3450_0000
 VERSION_1 = int(Feature.VERSION_1)
 _EVERY = ~ProtocolFeature(0)
+_PACKED_BASE = 0x8000_8000  # both positions at 0, both wrap counters 1
 
-
-def lay_out(memory: GuestMemory, gpa: int, size: int, features: int) -> DriverQueue:
-    """Return the driver's half of a queue of the kind that ``features`` say."""
-    return DriverQueue(
-        memory,
-        gpa,
-        size,
-        event_idx=bool(features & Feature.RING_EVENT_IDX),
-        indirect=bool(features & Feature.RING_INDIRECT_DESC),
-    )
+Queue = DriverQueue | PackedDriverQueue
 
 
 class Side:
@@ -49,7 +42,7 @@ class Side:
     process: Process
 
     def __init__(self) -> None:
-        self.queues: list[DriverQueue] = []
+        self.queues: list[Queue] = []
         self.features = 0
         self.keeps_requests = True
         """Whether requests under way outlive the process."""
@@ -98,8 +91,9 @@ class Side:
         """Return where the rings of a queue are."""
         return RAM_BASE + index * SHARE
 
-    def _begin_at(self, queue: DriverQueue, base: int) -> None:
-        if base:
+    def _begin_at(self, queue: Queue, base: int) -> None:
+        """Let a split ring, which is empty, begin at an index."""
+        if base and isinstance(queue, DriverQueue):
             queue._avail_idx = queue._kicked = queue._used_idx = base
             queue.store(queue.avail + 2, 2, base)
             queue.store(queue.used + 2, 2, base)
@@ -116,7 +110,12 @@ class Side:
         queue, found = self.queues[index], []
         deadline = time.monotonic() + timeout_s
         while True:
-            found += queue.collect()
+            try:
+                found += queue.collect()
+            except KeyError as error:
+                check(
+                    False, "virtio 1.2 §2.8.8", "requests", f"used descriptor with id {error}, which is not under way"
+                )
             left = deadline - time.monotonic()
             if len(found) >= count or left <= 0:
                 return found
@@ -293,7 +292,7 @@ class VhostSide(Side):
             queue = lay_out(self.memory, self.place(index), size, self.features)
             self._begin_at(queue, base)
             self.queues.append(queue)
-            self._start(index, base)
+            self._start(index, base if isinstance(queue, DriverQueue) else _PACKED_BASE)
 
     def _negotiate(self) -> None:
         self.front.negotiate(self.features, _EVERY)
@@ -342,7 +341,8 @@ class VhostSide(Side):
         if self._tables is not None:
             self.front.tell(Request.SET_INFLIGHT_FD, self._tables[0], [self._tables[1]])
         for index, queue in enumerate(self.queues):
-            self._start(index, queue.load(queue.used + 2, 2))
+            split = isinstance(queue, DriverQueue)  # a packed ring goes on where its in-flight table ends
+            self._start(index, queue.load(queue.used + 2, 2) if split else _PACKED_BASE)
 
     def settle(self, sent: str) -> None:
         try:

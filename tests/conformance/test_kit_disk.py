@@ -11,13 +11,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devproc.driver_queue import DriverQueue
 from devproc.virtio_spec import Feature
 from tests.conformance.disk import F_FLUSH, F_MQ, GET_ID, IN, IOERR, OK, OUT, SECTOR, UNSUPP, Answer, Disk, sector
 from tests.conformance.sides import VERSION_1, Side, VhostSide
 from tests.conformance.subject import SECTORS, Subject, check
 
 INDIRECT, EVENT_IDX = int(Feature.RING_INDIRECT_DESC), int(Feature.RING_EVENT_IDX)
-RINGS = {"split": 0, "indirect": INDIRECT, "event_idx": EVENT_IDX, "indirect-event_idx": INDIRECT | EVENT_IDX}
+PACKED = int(Feature.RING_PACKED)
+RINGS = {
+    "split": 0,
+    "indirect": INDIRECT,
+    "event_idx": EVENT_IDX,
+    "indirect-event_idx": INDIRECT | EVENT_IDX,
+    "packed": PACKED,
+    "packed-indirect-event_idx": PACKED | INDIRECT | EVENT_IDX,
+}
 
 
 @pytest.fixture(params=RINGS)
@@ -145,6 +154,7 @@ def test_the_driver_is_told_when_it_asked_to_be(disk: Side) -> None:
     disk.begin(VERSION_1 | EVENT_IDX)
     drive = Disk(disk)
     queue = drive.queue
+    assert isinstance(queue, DriverQueue)
     for ahead in (1, 3, 7):
         while disk.wait(0, 0):
             pass

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devproc.driver_queue import DriverQueue
+from devproc.packed_queue import DESC_AVAIL
 from devproc.virtio_spec import Feature
 from devproc.virtqueue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 from protocol.errors import ProtocolError
@@ -24,11 +25,11 @@ from protocol.vhost_user.messages import FRONT_END, Request
 from protocol.vhost_user.payloads import U64, VringAddr, VringState
 from tests.conformance.disk import Disk, sector
 from tests.conformance.fake_cpu import RAM_BASE
-from tests.conformance.sides import RAM, UADDR, VERSION_1, Side, VhostSide
+from tests.conformance.sides import RAM, UADDR, VERSION_1, Queue, Side, VhostSide
 from tests.conformance.subject import check
 from tests.conformance.test_kit_disk import read
 
-INDIRECT = int(Feature.RING_INDIRECT_DESC)
+INDIRECT, PACKED = int(Feature.RING_INDIRECT_DESC), int(Feature.RING_PACKED)
 ARENA = RAM_BASE + (4 << 20)  # where garbage may point to
 CANARY = RAM_BASE + (8 << 20)  # where it does not
 SIZE = 16
@@ -51,23 +52,27 @@ BAD: dict[str, list[Descriptor]] = {
     "an indirect table of nothing": [(ARENA, 0, DESC_INDIRECT, 0)],
     "an indirect table with a next descriptor": [(ARENA, 16, DESC_INDIRECT | DESC_NEXT, 1), (ARENA, 16, 0, 0)],
 }
-Attack = Callable[[DriverQueue], None]
+Attack = Callable[[Queue], None]
 
 
-def offer(queue: DriverQueue, descriptors: list[Descriptor]) -> None:
-    """Write descriptors from 0 on, and offer the first."""
+def offer(queue: Queue, descriptors: list[Descriptor]) -> None:
+    """Write descriptors from 0 on, and offer the first; in a packed ring, one after the other."""
+    if not isinstance(queue, DriverQueue):
+        return queue.offer(0, [(address, length, flags & ~DESC_NEXT) for address, length, flags, _ in descriptors])
     for index, (address, length, flags, following) in enumerate(descriptors):
         queue.describe(queue.desc + 16 * index, address, length, flags, following)
-    queue.offer(0)
+    return queue.offer(0)
 
 
-def far_ahead(queue: DriverQueue) -> None:
+def far_ahead(queue: Queue) -> None:
     """Say that more is available than the ring can hold."""
+    assert isinstance(queue, DriverQueue)
     queue.store(queue.avail + 2, 2, 0x4000)
 
 
-def no_such_head(queue: DriverQueue) -> None:
+def no_such_head(queue: Queue) -> None:
     """Offer a head that is no descriptor."""
+    assert isinstance(queue, DriverQueue)
     queue.offer(4000)
 
 
@@ -77,9 +82,21 @@ ATTACKS: dict[str, Attack] = {what: partial(offer, descriptors=table) for what, 
 }
 
 
-def survives(side: Side, attack: Attack, what: str) -> None:
+def endless(queue: Queue) -> None:
+    """Make all descriptors of a packed ring available as one chain that never ends."""
+    for index in range(queue.size):
+        queue.store(queue.desc + 16 * index, 8, ARENA)
+        queue.store(queue.desc + 16 * index + 8, 8, 16 | (DESC_NEXT | DESC_AVAIL) << 48)
+
+
+PACKED_ATTACKS: dict[str, Attack] = {
+    what: attack for what, attack in ATTACKS.items() if attack not in (far_ahead, no_such_head)
+} | {"a chain without an end": endless}
+
+
+def survives(side: Side, attack: Attack, what: str, *, packed: int = 0) -> None:
     """Do something bad to a fresh queue; look at the process, at the canaries, and whether it works after a reset."""
-    side.begin(VERSION_1 | INDIRECT, size=SIZE)
+    side.begin(VERSION_1 | INDIRECT | packed, size=SIZE)
     side.memory.write(CANARY, _CANARIES)
     side.memory.write(ARENA, b"\x11" * 4096)
     attack(side.queues[0])
@@ -99,6 +116,14 @@ def works(side: Side, what: str) -> None:
 @pytest.mark.parametrize("what", ATTACKS)
 def test_a_bad_ring_harms_nobody(virtio: Side, what: str) -> None:
     survives(virtio, ATTACKS[what], what)
+    works(virtio, what)
+
+
+@pytest.mark.parametrize("what", PACKED_ATTACKS)
+def test_a_bad_packed_ring_harms_nobody(virtio: Side, what: str) -> None:
+    if not virtio.offered() & PACKED:
+        virtio.process.subject.lacks("VIRTIO_F_RING_PACKED")
+    survives(virtio, PACKED_ATTACKS[what], what, packed=PACKED)
     works(virtio, what)
 
 

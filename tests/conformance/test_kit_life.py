@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from devproc.virtio_spec import Feature
 from protocol.bus import BusError
 from tests.conformance.disk import IN, OK, OUT, SECTOR, Disk, sector
 from tests.conformance.fake_cpu import DEVICE1, FakeCpu
@@ -66,8 +67,11 @@ def test_a_disk_that_was_killed_comes_again(disk: Side, scratch: Path) -> None:
     check(read(drive, 5) == sector(5), "virtio 1.2 §5.2.6.2", "a read thereafter", "other data")
 
 
-def test_requests_under_way_outlive_it(disk: Side) -> None:
-    disk.begin(VERSION_1, size=16)
+@pytest.mark.parametrize("packed", [0, int(Feature.RING_PACKED)], ids=["split", "packed"])
+def test_requests_under_way_outlive_it(disk: Side, packed: int) -> None:
+    if packed & ~disk.offered():
+        disk.process.subject.lacks("VIRTIO_F_RING_PACKED")
+    disk.begin(VERSION_1 | packed, size=16)
     if not disk.keeps_requests:
         disk.process.subject.lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD")
     drive = Disk(disk)
