@@ -199,14 +199,22 @@ def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
 
     options.transport = "vhost-user"
     device = program.open(options)
-    meant = {signal.SIGTERM, signal.SIGHUP}
+    server: Server | None = None
+    early = False
+
+    def end(_number: int, _frame: object) -> None:
+        nonlocal early
+        early = True
+        if server is not None:
+            server.stop()
+
+    signal.signal(signal.SIGTERM, end)  # before the socket: who sees it may send them
+    signal.signal(signal.SIGHUP, lambda _number, _frame: server.refresh() if server else None)
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, meant)  # who sees the socket may send them, and finds them handled
         place = Socket.at(options.vhost_user) if options.fd is None else Socket.inherited(options.fd)
         server = Server(device, place, once=options.once)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
-        signal.signal(signal.SIGHUP, lambda _number, _frame: server.refresh())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
+        if early:
+            server.stop()
         gc.freeze()
         logger.info("waiting for a front-end at %s", options.vhost_user or f"descriptor {options.fd}")
         try:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from devproc.listening import Socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devproc.listening import Socket
 from devproc.vhost_memory import MEMORY_SLOTS
 from devproc.vhost_session import OFFERED
 from devproc.virtio_blk.spec import BlkFeature

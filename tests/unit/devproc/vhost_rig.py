@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 from devproc.listening import Socket
-
 from devproc.vhost_server import Server
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device
