@@ -88,6 +88,12 @@ def _parser(program: Program, prog: str | None) -> argparse.ArgumentParser:
         )
         front.add_argument("--fd", type=int, metavar="N", help="inherited socket, listening or connected")
         front.add_argument("--once", action="store_true", help="end when the first front-end has gone")
+        if "type" in program.capabilities:
+            front.add_argument(
+                "--print-descriptor",
+                action="store_true",
+                help="print what makes QEMU's management software find this program, as JSON, and exit",
+            )
     parser.add_argument("--print-capabilities", action="store_true", help="print type and features as JSON, and exit")
     parser.add_argument(
         "--describe",
@@ -112,6 +118,9 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
     options = parser.parse_args(arguments)
     if options.describe:
         return _describe(program, options)
+    if getattr(options, "print_descriptor", False):
+        sys.stdout.write(json.dumps(descriptor(program), indent=2) + "\n")
+        return 0
     context = log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
     try:
         if program.vhost_user and (options.vhost_user is not None or options.fd is not None):
@@ -137,6 +146,16 @@ def _describe(program: Program, options: argparse.Namespace) -> int:
     shown = describe(made)
     sys.stdout.write(markdown(shown) if options.describe == "markdown" else json.dumps(shown, indent=2) + "\n")
     return 0
+
+
+def descriptor(program: Program) -> dict[str, Any]:
+    """Return the entry for ``…/qemu/vhost-user/50-….json`` (QEMU's ``docs/interop/vhost-user.json``)."""
+    return {
+        "description": f"busvm {program.type}",
+        "type": program.capabilities["type"],
+        "binary": str(Path(sys.executable).with_name(f"busvm-{program.type}")),
+        "tags": [],
+    }
 
 
 def _serve(program: Program, options: argparse.Namespace, context: log.Context) -> int:
@@ -180,10 +199,22 @@ def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
 
     options.transport = "vhost-user"
     device = program.open(options)
+    server: Server | None = None
+    early = False
+
+    def end(_number: int, _frame: object) -> None:
+        nonlocal early
+        early = True
+        if server is not None:
+            server.stop()
+
+    signal.signal(signal.SIGTERM, end)  # before the socket: who sees it may send them
+    signal.signal(signal.SIGHUP, lambda _number, _frame: server.refresh() if server else None)
     try:
         place = Socket.at(options.vhost_user) if options.fd is None else Socket.inherited(options.fd)
         server = Server(device, place, once=options.once)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
+        if early:
+            server.stop()
         gc.freeze()
         logger.info("waiting for a front-end at %s", options.vhost_user or f"descriptor {options.fd}")
         try:

@@ -15,6 +15,7 @@ from devproc.vhost_session import Session
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from protocol.memory import GuestMemory, Words
+from protocol.vhost_user.truncation import survival
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Server(EventLoop):
         super().__init__()
         if not isinstance(device, VirtioDevice) or not isinstance(device, VirtioVhostUser):
             raise TypeError(f"{type(device).__name__} is not served over vhost-user")
-        self.device = device
+        self.device: VirtioVhostUser = device
         self._place = place
         self._once = once or not place.listens
         self._session: Session | None = None
@@ -41,13 +42,18 @@ class Server(EventLoop):
         else:
             self._begin(self._place.socket.dup())
         busy = False
-        try:
-            while not self.stopping:
-                session = self._session
-                self.turn(0 if busy else session.timeout() if session else None)
-                busy = self._serve()
-        finally:
-            self._end()
+        with survival():
+            try:
+                while not self.stopping:
+                    session = self._session
+                    self.turn(0 if busy else session.rings.timeout() if session else None)
+                    busy = self._serve()
+            finally:
+                self._end()
+
+    def refresh(self) -> None:
+        """Have the device look at its host again; from any thread or a signal handler."""
+        self.call(self.device.refresh)
 
     def close(self) -> None:
         """Close the socket and the loop; the device stays open."""

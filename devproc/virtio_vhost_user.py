@@ -14,12 +14,13 @@ from devproc import rings
 from devproc.registers import Bar, Parts, Register
 from devproc.virtio_spec import Feature, Status
 from devproc.virtio_transport import CONFIG_SPACE, VirtioTransport
-from devproc.virtqueue import QUEUE_MAX, Virtqueue
+from devproc.virtqueue import QUEUE_MAX, QueueRecord, Virtqueue
 from protocol.errors import Malformed
 from protocol.layout import DevicePage
-from protocol.memory import Shared
+from protocol.memory import GuestMemory, Shared
 
 _CONFIG, _STATE = 0x0000, 0x1000
+QueueMaker = Callable[[int, int, GuestMemory, QueueRecord, tuple[Shared, int]], Virtqueue]
 
 
 class VirtioVhostUser(VirtioTransport):
@@ -81,19 +82,25 @@ class VirtioVhostUser(VirtioTransport):
             self._set_up(queue)
 
     def start_ring(
-        self, index: int, size: int, places: tuple[int, int, int], base: int, table: tuple[Shared, int] | None
+        self,
+        index: int,
+        size: int,
+        places: tuple[int, int, int],
+        base: int,
+        table: tuple[Shared, int] | None,
+        make: QueueMaker = rings.make_queue,
     ) -> None:
         """Serve a ring from position ``base`` on; or go on from the in-flight table that a predecessor left.
 
         ``places`` are the guest addresses of descriptor, driver and device area; ``table`` is where in memory of the
-        front-end the in-flight table is.
+        front-end the in-flight table is. The queue is what ``make`` returns.
         """
         record = self.records[index]
         record.clear()
         record.size = size
         record.desc, record.driver, record.device = places
         own = self.shared, self._inflight_offset(index)  # which ends with the process
-        queue = rings.make_queue(self.negotiated, index, self.machine.memory, record, table or own)
+        queue = make(self.negotiated, index, self.machine.memory, record, table or own)
         self._set_up(queue)
         self.queues[index] = queue
         record.enabled = 1
@@ -108,10 +115,23 @@ class VirtioVhostUser(VirtioTransport):
 
     def stop_ring(self, index: int) -> int:
         """Finish what is under way and forget the ring; return the next position in its available ring."""
+        self.hurry()
         self.drain()
         base = self.queues.pop(index).position
         self._reset_queue(self.records[index])
         return base
+
+    def refresh(self) -> None:
+        """Look again at what the host provides."""
+
+    def hurry(self) -> None:
+        """Start what the device holds back for a policy of its own."""
+
+    def claim(self) -> None:
+        """Take what only one process may use: a ring is about to start. Raises ``HostError``."""
+
+    def unclaim(self) -> None:
+        """Give it up: no ring runs any more."""
 
     def set_status(self, value: int) -> None:
         """Take the driver's status; 0 is a reset."""

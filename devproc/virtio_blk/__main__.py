@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from devproc.loop import DeviceLoop
 
 _SERIAL_MAX = 20
+_QUEUES_MAX = 64
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", "--blk-file", type=Path, metavar="PATH", help="raw image or block device")
     parser.add_argument("--readonly", "--read-only", action="store_true", help="refuse writes; the image may be shared")
-    parser.add_argument("--queues", type=int, default=1, metavar="N", help="request queues (default: 1)")
+    parser.add_argument(
+        "--queues",
+        type=int,
+        metavar="N",
+        help=f"request queues (default: 1; with --vhost-user {_QUEUES_MAX}, the front-end takes what it wants)",
+    )
     parser.add_argument(
         "--queue-size",
         type=int,
@@ -44,8 +50,9 @@ def configure(options: argparse.Namespace) -> Config:
     """
     if options.image is None:
         raise ConfigError("--image is missing", hint="--image PATH names a raw image or a block device")
-    if not 1 <= options.queues <= 64:
-        raise ConfigError(f"--queues {options.queues}: 1 to 64")
+    queues = Config.queues if options.queues is None else options.queues
+    if not 1 <= queues <= _QUEUES_MAX:
+        raise ConfigError(f"--queues {queues}: 1 to {_QUEUES_MAX}")
     size = Config.queue_size if options.queue_size is None else options.queue_size
     if size & (size - 1) or not 4 <= size <= QUEUE_MAX:
         raise ConfigError(f"--queue-size {size}: a power of two from 4 to {QUEUE_MAX}")
@@ -56,7 +63,7 @@ def configure(options: argparse.Namespace) -> Config:
     return Config(
         image=options.image,
         readonly=options.readonly,
-        queues=options.queues,
+        queues=queues,
         queue_size=size,
         threads=options.threads,
         serial=options.serial,
@@ -65,8 +72,13 @@ def configure(options: argparse.Namespace) -> Config:
 
 
 def _open(options: argparse.Namespace) -> BlockDevice:
-    if options.queue_size is None and options.transport == "vhost-user":
-        options.queue_size = 128  # what QEMU's device has
+    if options.transport == "vhost-user":
+        if options.queue_size is None:
+            options.queue_size = 128  # what QEMU's device has
+        if options.queues is None:
+            options.queues = _QUEUES_MAX
+    elif options.handover:
+        raise ConfigError("--handover without --vhost-user", hint="only vhost-user front-ends migrate their guests")
     return open_device(configure(options), options.transport)
 
 
@@ -95,5 +107,11 @@ PROGRAM = Program(
     vhost_user=True,
 )
 
+
+def run() -> int:
+    """Run the process: the program ``busvm-virtio-blk``, as which management software finds it."""
+    return main(PROGRAM)
+
+
 if __name__ == "__main__":
-    sys.exit(main(PROGRAM))
+    sys.exit(run())

@@ -30,8 +30,10 @@ class Image:
     mortal = 0
     written = False
 
-    def __init__(self, path: Path, *, readonly: bool = False, direct: bool = False, block: int = SECTOR) -> None:
-        """Open and lock the image.
+    def __init__(
+        self, path: Path, *, readonly: bool = False, direct: bool = False, block: int = SECTOR, lock: bool = True
+    ) -> None:
+        """Open the image, and lock it unless ``lock`` leaves that for later.
 
         Raises:
             HostError: it is missing, not permitted, locked by another process, on a read-only file system, or on one
@@ -49,7 +51,8 @@ class Image:
             self._is_file = stat.S_ISREG(mode)
             if not self._is_file and not stat.S_ISBLK(mode):
                 raise ConfigError(f"image {path} is neither a file nor a block device")
-            _lock(self.fd, path, shared=readonly)
+            if lock:
+                self.lock()
             self.size = os.lseek(self.fd, 0, os.SEEK_END)
             self._check_size(self.size)
             if direct:
@@ -65,6 +68,20 @@ class Image:
                 f"image {self.path} has {size} bytes, not a multiple of {self.block}",
                 hint=f"truncate --size=%{self.block} {self.path}; or attach it read-only, which pads with zeros",
             )
+
+    def lock(self) -> None:
+        """Take the lock, if it is not ours already.
+
+        Raises:
+            HostError: another process has it.
+        """
+        _lock(self.fd, self.path, shared=self.readonly)
+
+    def unlock(self) -> None:
+        """Let another process have the image, with everything that was written."""
+        if not self.readonly:
+            self.flush()
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     @property
     def sectors(self) -> int:

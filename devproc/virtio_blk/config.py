@@ -35,6 +35,7 @@ class Config:
     iops: int = 0
     bytes_per_second: int = 0
     in_order: bool = False
+    handover: bool = False
 
 
 def add_policies(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,11 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--direct", action="store_const", const="none", dest="cache", help="the same as --cache none")
     parser.add_argument("--discard", choices=DISCARDS, default="unmap", help="ignore: do not offer it to the guest")
     parser.add_argument("--snapshot", action="store_true", help="keep changes to this run, the image stays untouched")
+    parser.add_argument(
+        "--handover",
+        action="store_true",
+        help="vhost-user: lock the image only while a ring runs, so that a guest can migrate to another process",
+    )
     parser.add_argument(
         "--block-size", type=int, choices=BLOCK_SIZES, default=SECTOR, metavar="N", help="512 (default) to 4096"
     )
@@ -69,6 +75,8 @@ def policies(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--iops {options.iops}: 1 or more, or 0 for any number")
     if options.snapshot and options.readonly:
         raise ConfigError("--snapshot with --readonly", hint="--snapshot alone leaves the image untouched")
+    if options.snapshot and options.handover:
+        raise ConfigError("--snapshot with --handover", hint="changes that end with a process cannot be handed over")
     return {
         "cache": options.cache,
         "discard": options.discard,
@@ -78,4 +86,5 @@ def policies(options: argparse.Namespace) -> dict[str, Any]:
         "iops": options.iops,
         "bytes_per_second": rate,
         "in_order": options.in_order,
+        "handover": options.handover,
     }

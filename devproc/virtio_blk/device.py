@@ -22,7 +22,7 @@ from devproc.virtio_blk.requests import Request, take
 from devproc.virtio_blk.spec import S_IOERR, S_OK, S_UNSUPP
 from devproc.virtio_blk.transfers import BlkState, BlockTransfers
 from devproc.virtqueue import Chain, Virtqueue
-from protocol.errors import HostError
+from protocol.errors import BusvmError, HostError
 from protocol.layout import DevicePage
 from protocol.log import RateLimit
 
@@ -210,6 +210,41 @@ class BlockDevice(BlockTransfers):
         self._stuck.append(request)
         return True
 
+    def refresh(self) -> None:
+        """Look how long the image is now; that it became shorter is logged, and the disk stays as it was."""
+        try:
+            self.resize(0)
+        except BusvmError as error:
+            logger.warning("%s", error.message)
+
+    def hurry(self) -> None:
+        """Start what the limits hold back: a queue is about to be stopped, with all its requests done."""
+        if self._waiting:
+            held = list(self._waiting.requests)
+            self._waiting.requests.clear()
+            for request in held:
+                self.start(request)
+            for queue in {request.queue for request in held}:
+                self._publish_current(queue)
+
+    def claim(self) -> None:
+        """Take the image, which another process may have had; it may be longer now.
+
+        Raises:
+            HostError: it has it still, or the image became shorter.
+        """
+        if self.config.handover and isinstance(self.image, Image):
+            self.image.lock()
+            self.resize(0)
+
+    def unclaim(self) -> None:
+        """Let another process have the image."""
+        if self.config.handover and isinstance(self.image, Image):
+            try:
+                self.image.unlock()
+            except OSError as error:
+                self._refused(error)
+
     def retry(self) -> None:
         """The machine goes on: try what had no space once more."""
         stuck, self._stuck = self._stuck, []
@@ -252,5 +287,6 @@ def open_device(config: Config, transport: str = "pci") -> BlockDevice:
         readonly=config.readonly or config.snapshot,
         direct=config.cache == "none",
         block=config.block_size,
+        lock=not config.handover,
     )
     return BlockDevice.over(transport)(config, Overlay(image) if config.snapshot else image)

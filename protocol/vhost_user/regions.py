@@ -4,7 +4,7 @@ A buffer may begin in one region and end in the next; in the span they are neigh
 lies between regions is mapped without access, and ``GuestMemory`` knows it as a hole. Addresses of the front-end's
 process, in which rings are given, are translated by the table of regions.
 
-The front-end owns the memory: one that makes a region's file shorter than it said ends the process that uses it.
+The front-end owns the memory, and can make a region's file shorter than it said: see ``truncation``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from itertools import pairwise
 from protocol.errors import HostError, Malformed
 from protocol.memory import GuestMemory, Words
 from protocol.vhost_user.payloads import Region
+from protocol.vhost_user.truncation import Watch
 
 ALIGN = 1 << 30  # the span keeps addresses congruent to the guest's, which huge pages need
 SPAN_MAX = 1 << 44
@@ -63,10 +64,12 @@ class _Span(Words):
         except BaseException:
             self._map.close()
             raise
+        self.watch = Watch(self._map)
         super().__init__(memoryview(self._map)[skip : skip + size])
 
     def close(self) -> None:
         """Unmap everything."""
+        self.watch.close()
         self.release()
         self._map.close()
 
@@ -101,6 +104,12 @@ class Regions:
     def all(self) -> list[Region]:
         """The regions, by guest address."""
         return [region for region, _ in self._regions]
+
+    @property
+    def torn(self) -> bool:
+        """Whether a part of the memory was found missing, because a region's file has become shorter."""
+        views = self.memory.ram
+        return isinstance(views, _Span) and views.watch.torn
 
     def set(self, regions: Iterable[tuple[Region, int]]) -> None:
         """Take these regions and their descriptors in the place of all others.

@@ -99,6 +99,16 @@ class FakeCpu:
             if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                 raise DeviceGone(f"{self.bus_name} did not appear")
 
+    def forget_device(self, timeout_s: float = 15.0) -> None:
+        """Return when somebody else than the process known so far has the device's name."""
+        before = self._owners.pop(self.bus_name, "")
+        deadline = time.monotonic() + timeout_s
+        while (now := self.run(self.bus.name_owner(self.bus_name)) or before) == before:
+            if time.monotonic() > deadline:
+                raise DeviceGone(f"{self.bus_name} did not appear again")
+            time.sleep(0.01)
+        self._owners[self.bus_name] = now
+
     def call(self, interface: str, member: str, signature: str = "", *body: Any) -> Any:
         """Call a method of the device and return its results."""
         path = names.device_path(self.device_id)

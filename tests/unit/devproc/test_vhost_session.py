@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,74 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devproc.listening import Socket
-from devproc.vhost_server import Server
-from devproc.vhost_session import MEMORY_SLOTS, OFFERED
-from devproc.virtio_blk.config import Config
-from devproc.virtio_blk.device import BlockDevice, open_device
+from devproc.vhost_memory import MEMORY_SLOTS
+from devproc.vhost_session import OFFERED
 from devproc.virtio_blk.spec import BlkFeature
 from devproc.virtio_spec import Feature, Status
 from protocol.errors import ConfigError, HostError, PeerGone, ProtocolError, Refused
 from protocol.vhost_user.connection import HEADER
 from protocol.vhost_user.front_end import FrontEnd, event
-from protocol.vhost_user.messages import BackendRequest, ProtocolFeature, Request
+from protocol.vhost_user.messages import LOG_ALL, BackendRequest, ProtocolFeature, Request
 from protocol.vhost_user.payloads import U64, Inflight, Region, VringAddr, VringState
 from tests.conformance.front_end import BASE, GET_ID, IN, OUT, UADDR, WANTED, Guest
+from tests.unit.devproc.vhost_rig import SECTORS, Rig, open_fds
 
 P = ProtocolFeature
 EVERY = ~P(0)
-SECTORS = 2048
-
-
-class Rig:
-    """A server in a thread, and connections to it."""
-
-    def __init__(self, folder: Path, **config: object) -> None:
-        image = folder / "disk"
-        image.write_bytes(b"".join(n.to_bytes(4, "little") * 128 for n in range(SECTORS)))
-        self.image = image
-        self.path = folder / "socket"
-        self.device: BlockDevice = open_device(
-            Config(image=image, serial="V1", **{"queues": 2, "queue_size": 128} | config), "vhost-user"
-        )
-        self.server = Server(self.device, Socket.at(self.path))
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-
-    def connect(self) -> FrontEnd:
-        return FrontEnd.connect(self.path)
-
-    def close(self) -> None:
-        self.server.stop()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-        self.server.close()
-        self.device.close()
-        assert not self.path.exists()
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the server's lines from a handler that an earlier test's ``main`` left on a captured stream."""
-    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
-
-
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    before = open_fds()
-    rig = Rig(tmp_path)
-    yield rig
-    rig.close()
-    assert open_fds() == before
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    with Guest() as guest:
-        yield guest
 
 
 def test_what_is_offered_and_the_config_space(rig: Rig) -> None:
@@ -95,7 +39,8 @@ def test_what_is_offered_and_the_config_space(rig: Rig) -> None:
         assert offered & BlkFeature.MQ
         assert not offered & Feature.RING_RESET
         assert front.protocol_features == OFFERED
-        assert not OFFERED & (P.INBAND_NOTIFICATIONS | P.PAGEFAULT | P.LOG_SHMFD)
+        assert offered & LOG_ALL
+        assert not OFFERED & (P.INBAND_NOTIFICATIONS | P.PAGEFAULT | P.DEVICE_STATE)
         assert int.from_bytes(config[:8], "little") == SECTORS
         assert int.from_bytes(config[12:16], "little") == 126
         assert front.config(256)[:60] == config
@@ -263,6 +208,42 @@ def test_reset_by_message_and_by_status(rig: Rig, guest: Guest) -> None:
         assert len(guest.collect()) == 1
 
 
+def test_a_front_end_that_resets_the_status_first_is_told_the_position(rig: Rig, guest: Guest) -> None:
+    guest.connect(rig.connect())
+    front = guest.front
+    for n in range(7):
+        guest.submit(OUT, n, bytes([n]) * 512)
+    guest.ring()
+
+    front.tell(Request.SET_STATUS, U64(0))  # as QEMU 7.2 stops its guest
+    position = front.stop_ring(0)
+
+    assert position == guest.queue.load(guest.queue.used + 2, 2)
+    front.tell(Request.SET_FEATURES, U64(front.features))
+    guest.start(position)
+    finished = guest.collect()
+    while len(finished) < 7:
+        finished |= guest.collect()
+    assert all(status == 0 for status, _ in finished.values())
+    front.tell(Request.RESET_DEVICE)
+    assert front.stop_ring(0) == 0
+
+
+def test_stopping_a_ring_does_what_the_limits_hold_back(tmp_path: Path, guest: Guest) -> None:
+    rig = Rig(tmp_path, iops=2)
+    guest.connect(rig.connect(), protocol=P.CONFIG | P.REPLY_ACK)  # nobody keeps tables
+    for n in range(20):
+        guest.submit(OUT, n, bytes([n]) * 512)
+    guest.ring()
+
+    assert guest.collect()
+    position = guest.pause()
+
+    assert position == 20 == guest.queue.load(guest.queue.used + 2, 2)
+    guest.front.close()
+    rig.close()
+
+
 def test_a_ring_without_a_kick_is_polled(rig: Rig, guest: Guest) -> None:
     guest.connect(rig.connect())
     guest.front.tell(Request.SET_VRING_KICK, U64(0x100))
@@ -283,6 +264,19 @@ def test_the_device_tells_of_a_new_config_space(rig: Rig) -> None:
         channel.close()
 
 
+def log_without(front: FrontEnd, fd: int) -> None:
+    """Ask for a log of a ring's used entries, and give none."""
+    os.ftruncate(fd, 4096)
+    front.share([(Region(0, 4096, 4096, 0), fd)])
+    front.tell(Request.SET_VRING_NUM, VringState(0, 4))
+    front.tell(Request.SET_VRING_ADDR, VringAddr(0, 1, 4096, 4096 + 512, 4096 + 256, 0))
+    kick = event()
+    try:
+        front.tell(Request.SET_VRING_KICK, U64(0), [kick])
+    finally:
+        os.close(kick)
+
+
 Ask = Callable[[FrontEnd, int], object]
 WRONG: dict[str, Ask] = {
     "a feature that was not offered": lambda f, _: f.tell(Request.SET_FEATURES, U64(1 << 40)),
@@ -300,7 +294,7 @@ WRONG: dict[str, Ask] = {
         Request.SET_INFLIGHT_FD, Inflight(1 << 20, 0, 1, 64), [fd]
     ),
     "in-flight tables for nothing": lambda f, fd: f.tell(Request.SET_INFLIGHT_FD, Inflight(64, 0, 2, 64), [fd]),
-    "a dirty log": lambda f, fd: f.tell(Request.SET_LOG_FD, fds=[fd]),
+    "logging without a log": log_without,
 }
 
 
