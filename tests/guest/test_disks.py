@@ -117,7 +117,7 @@ def test_linux_finds_what_vm_toml_says(debian: Path, tmp_path: Path) -> None:
             assert agent.recv(100) == b"hello host\n"
             guest.type(f"head -c {1 << 20} <&5 | sha256sum; exec 5<&-")
             agent.sendall(bytes(1 << 20))
-            guest.wait_for(hashlib.sha256(bytes(1 << 20)).hexdigest(), 60)
+            guest.wait_for(f"{hashlib.sha256(bytes(1 << 20)).hexdigest()}  -\n", 60)
         # the tutorial's devices, with Linux's drivers: one alarm is one interrupt
         assert len(guest.run("head -c 16 /dev/hwrng | base64").strip()) == 24
         guest.run("rtcwake -d /dev/rtc1 -m on -s 2")
