@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which(CC), reason=f"{CC} is not installed"),
 ]
 
-NAMES = ("do_sys_openat2", "do_sys_open", "__riscv_sys_openat", "virtio_queue_rq", "vp_notify", "init_uts_ns", "_stext")
+# vp_notify_with_data: the disk offers NOTIFICATION_DATA
+NAMES = ("do_sys_openat2", "do_sys_open", "__riscv_sys_openat", "virtio_queue_rq", "vp_notify_with_data", "init_uts_ns", "_stext")
 TYPES = """
 struct open_how { unsigned long flags, mode, resolve; };
 struct new_utsname { char sysname[65], nodename[65], release[65], version[65], machine[65], domainname[65]; };
@@ -95,12 +96,12 @@ def test_a_system_call_and_a_driver_of_debians_kernel(debian: Path, tmp_path: Pa
         said = debug(
             guest, tmp_path, "sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /bin/ls > /dev/null",
             "break *virtio_queue_rq", "continue", "print *(struct blk_mq_queue_data *)$a1",
-            "finish", "print (int)$a0", "delete", "break *vp_notify", "continue", "backtrace 1", "detach",
+            "finish", "print (int)$a0", "delete", "break *vp_notify_with_data", "continue", "backtrace 1", "detach",
         )  # fmt: skip
         assert "Breakpoint 1, 0x" in said
         assert re.search(r"rq = 0xff\w+, last = ", said)
         assert "$2 = 0\n" in said  # BLK_STS_OK
-        assert "in vp_notify ()" in said
+        assert "in vp_notify_with_data ()" in said
 
         assert guest.run("cat /root/copy; hostname").split() == ["busvm", "elsewhere"]
         guest.type("poweroff")
