@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import select
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from devproc.descriptors import GONE, READ, WRITE, Descriptors
 from devproc.registers import Register
 from devproc.tracing import leading
 from devproc.virtio import VirtioDevice
@@ -64,11 +64,10 @@ class ConsoleDevice(VirtioDevice):
         self.states: list[PortState] = []
         self._room: Kept = {}  # receive queue → what the guest has offered
         self._held: Kept = {}  # transmit queue → what its client has not taken
-        self._clients = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._clients = Descriptors()
         for port in self.ports:
             if port.listener:
-                self._watch(port.listener.socket.fileno(), partial(self._connected, port))
+                self._clients.watch(port.listener.socket.fileno(), partial(self._connected, port))
 
     def configuration(self) -> dict[str, str]:
         """Return where each port is."""
@@ -127,23 +126,14 @@ class ConsoleDevice(VirtioDevice):
 
     def sources(self) -> dict[int, Callable[[], None]]:
         """Watch listeners and clients, which come and go behind one descriptor."""
-        return {self._clients.fileno(): self._turn}
-
-    def _turn(self) -> None:
-        for fd, events in self._clients.poll(0):
-            if fd in self._handlers:
-                self._handlers[fd](events)
-
-    def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
-        self._clients.register(fd, select.EPOLLIN)
-        self._handlers[fd] = handler
+        return {self._clients.fd: self._clients.turn}
 
     def _connected(self, port: Port, _events: int) -> None:
         client = port.accept()
         if client is None:
             self.counters["turned_away"] += 1
             return
-        self._watch(client.fileno(), partial(self._client, port))
+        self._clients.watch(client.fileno(), partial(self._client, port))
         self.counters["clients"] += 1
         port.flush()
         self._go_on(port)
@@ -152,10 +142,10 @@ class ConsoleDevice(VirtioDevice):
 
     def _client(self, port: Port, events: int) -> None:
         there = True
-        if events & select.EPOLLOUT:
+        if events & WRITE:
             there = port.flush()
             self._go_on(port)
-        if there and events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+        if there and events & (READ | GONE):
             there = port.fill()
             self._deliver(port)
         if there:
@@ -165,9 +155,7 @@ class ConsoleDevice(VirtioDevice):
 
     def _lose(self, port: Port) -> None:
         assert port.client is not None
-        fd = port.client.fileno()
-        self._clients.unregister(fd)
-        del self._handlers[fd]
+        self._clients.unwatch(port.client.fileno())
         port.hang_up()
         self._go_on(port)
         self._tell(port, Control.PORT_OPEN, 0)
@@ -176,8 +164,8 @@ class ConsoleDevice(VirtioDevice):
         """Look for input while the guest has room for it, and for room while output waits."""
         if port.client is None:
             return
-        wanted = 0 if port.input else select.EPOLLIN
-        self._clients.modify(port.client.fileno(), wanted | (select.EPOLLOUT if port.waiting else 0))
+        wanted = 0 if port.input else READ
+        self._clients.want(port.client.fileno(), wanted | (WRITE if port.waiting else 0))
 
     def _tell(self, port: Port, event: Control, value: int) -> None:
         """Tell the driver about a port it has; a terminal is always open."""

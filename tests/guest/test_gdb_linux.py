@@ -28,7 +28,10 @@ pytestmark = [
 ]
 
 # vp_notify_with_data: the disk offers NOTIFICATION_DATA
-NAMES = ("do_sys_openat2", "do_sys_open", "__riscv_sys_openat", "virtio_queue_rq", "vp_notify_with_data", "init_uts_ns", "_stext")
+NAMES = (
+    "do_sys_openat2", "do_sys_open", "__riscv_sys_openat", "virtio_queue_rq", "vp_notify_with_data", "init_uts_ns",
+    "_stext",
+)  # fmt: skip
 TYPES = """
 struct open_how { unsigned long flags, mode, resolve; };
 struct new_utsname { char sysname[65], nodename[65], release[65], version[65], machine[65], domainname[65]; };
