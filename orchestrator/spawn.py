@@ -54,12 +54,13 @@ class Child:
     def reap(self) -> None:
         """Take the status of an ended process, and end what it left in its group.
 
-        Until the status is taken the pid cannot be a stranger's. An adopted process has another parent, which is
-        told its status; ``status`` stays ``None``.
+        Until the status is taken the pid cannot be a stranger's; afterwards nothing is signalled any more. The pid
+        is not asked of the entry, where an ended process has 0: group 0 would be our own. An adopted process has
+        another parent, which is told its status; ``status`` stays ``None``.
         """
-        if self._popen is not None:
+        if self._popen is not None and self._popen.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.entry.pid, signal.SIGKILL)
+                os.killpg(self._popen.pid, signal.SIGKILL)
             self.status = self._popen.wait()
 
     def close(self) -> None:
