@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-SUITES = ("cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk", "workloads")
+SUITES = ("cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk_under_qemu", "disk", "workloads")
 
 
 def main(argv: list[str]) -> int:

@@ -11,14 +11,12 @@ import random
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.disk_under_qemu import DAEMON, ours, serving, theirs
 from benchmarks.figures import Figure, at_least, median
 from benchmarks.machines import QEMU, Run, run
 from devproc.driver_queue import DriverQueue
@@ -31,23 +29,6 @@ ROUNDS = 3
 GOALS = {"depth 32": 0.9, "alone": 0.5}
 DEPTH, REQUESTS = 32, 100_000
 IMAGE_MIB = 256
-DAEMON = "qemu-storage-daemon"
-
-
-@contextmanager
-def _serving(command: Sequence[str], path: Path) -> Iterator[None]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while not path.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} does not serve")
-            time.sleep(0.01)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-        path.unlink(missing_ok=True)
 
 
 def _boot(path: Path) -> Run:
@@ -112,16 +93,11 @@ def measure() -> Iterator[Figure]:
         with image.open("wb") as file:
             for _ in range(IMAGE_MIB):
                 file.write(os.urandom(1 << 20))
-        our_command = [sys.executable, "-m", "devproc.virtio_blk", "--vhost-user", str(path), "--image", str(image)]
-        their_command = [
-            DAEMON, "--blockdev", f"driver=file,node-name=f,filename={image}",
-            "--export", f"type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={path},writable=on",
-        ]  # fmt: skip
         results: list[tuple[dict[str, float], dict[str, float]]] = []
         for _ in range(ROUNDS):
             rates = []
-            for command in (our_command, their_command):
-                with _serving(command, path):
+            for command in (ours, theirs):
+                with serving(command(image, path), path):
                     rates.append(_figures(_boot(path)) | {"alone": _alone(path)})
             results.append((rates[0], rates[1]))
     for name, what, unit in (
@@ -130,8 +106,8 @@ def measure() -> Iterator[Figure]:
         ("depth 1", "QEMU: 512-byte reads, one at a time, p50", "k/s"),
         ("sequential", "QEMU: sequential reads of 128 KiB", "MB/s"),
     ):
-        mine = median(ours[name] for ours, _ in results)
-        daemon = median(theirs[name] for _, theirs in results)
+        mine = median(own[name] for own, _ in results)
+        daemon = median(other[name] for _, other in results)
         peer = f"{DAEMON}: {daemon:.1f}"
         if name in GOALS:
             yield at_least(f"{what}, of the daemon's", mine / daemon, "×", GOALS[name], f"{mine:.1f} k/s; {peer}")
