@@ -22,7 +22,7 @@ from benchmarks.machines import orchestrator_command, qemu_available, scratch
 from benchmarks.workloads.emulators import Busvm, Guest, Qemu
 from benchmarks.workloads.image import prepare
 
-_FILE = "/root/fio.data"
+_FILE = "/var/tmp/fio.data"  # of the guest
 _SHARE = 0.25
 
 

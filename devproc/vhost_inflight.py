@@ -4,14 +4,13 @@ does again what was under way.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 
 from devproc.rings import RingKind
 from devproc.virtqueue import QUEUE_MAX
 from protocol.errors import HostError, Malformed
-from protocol.memory import Shared
+from protocol.memory import Shared, sealed
 from protocol.vhost_user.back_end import Answer
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.payloads import Inflight
@@ -49,9 +48,7 @@ class InflightTables:
         if not 1 <= wanted.num_queues <= self._queue_count or not 1 <= wanted.queue_size <= QUEUE_MAX:
             raise Malformed(f"in-flight tables for {wanted.num_queues} rings of {wanted.queue_size}")
         size = wanted.num_queues * self._stride(wanted.queue_size)
-        fd = os.memfd_create("busvm-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        fd = sealed("busvm-inflight", size)
         return Answer(Inflight(size, 0, wanted.num_queues, wanted.queue_size), (fd,), lambda: os.close(fd))
 
     def take(self, message: Message) -> None:

@@ -111,8 +111,8 @@ class VirtioDevice(VirtioTransport):
                 queue.push(*ready)
 
     def publish(self, queue: Virtqueue) -> None:
-        """Show what was finished, and interrupt the guest if it wants that."""
-        if queue.publish():
+        """Show what was finished, and interrupt the guest if it wants that; a queue of before its reset has nothing."""
+        if self.queues.get(queue.index) is queue and queue.publish():
             if self.observer:
                 self.observer.interrupts(self.source(queue), queue.index)
             self.notify(queue)

@@ -11,6 +11,7 @@ exits.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import threading
@@ -38,6 +39,22 @@ def full_fence() -> None:
 def shm_name(vm: str, what: str) -> str:
     """Return the name under ``/dev/shm`` of one object of one VM."""
     return f"busvm.{vm}.{what}"
+
+
+def sealed(name: str, size: int) -> int:
+    """Return the descriptor of new, zeroed memory that nobody who has it can make shorter or longer.
+
+    Raises:
+        OSError: the host has no room.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 class Words:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from protocol.errors import HostError, Malformed
 from protocol.layout import Field, Layout
-from protocol.memory import Shared
+from protocol.memory import Shared, sealed
 
 _EVENT = struct.Struct("<QQHHIQQ24s")
 EVENT_SIZE = _EVENT.size
@@ -112,13 +112,9 @@ class TracePage(Layout):
 def create(slots: int = SLOTS) -> TracePage:
     """Return a new page, sealed so that nobody who has it can shrink it under another's feet."""
     size = TracePage.RINGS + 2 * slots * EVENT_SIZE
-    fd = os.memfd_create("busvm-trace", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        page = TracePage(Shared(fd, size))
+        page = TracePage(Shared(sealed("busvm-trace", size), size))
     except OSError as error:
-        os.close(fd)
         raise HostError(f"no memory for a trace of {size >> 10} KiB: {error.strerror}") from error
     page.slots = slots
     page.format()

@@ -153,7 +153,7 @@ class BlockDevice(BlockTransfers):
                 self.start(request)
                 queues.add(request.queue)
             for queue in queues:  # the one in hand is not the only one that may have waited
-                self._publish_current(queue)
+                self.publish(queue)
 
     def _rang(self) -> None:
         if self._waiting:
@@ -181,10 +181,6 @@ class BlockDevice(BlockTransfers):
             self.answer(request, status)
             touched.add(request.queue)
         for queue in touched:
-            self._publish_current(queue)
-
-    def _publish_current(self, queue: Virtqueue) -> None:
-        if self.queues.get(queue.index) is queue:
             self.publish(queue)
 
     def _refused(self, error: OSError) -> int:
@@ -225,7 +221,7 @@ class BlockDevice(BlockTransfers):
             for request in held:
                 self.start(request)
             for queue in {request.queue for request in held}:
-                self._publish_current(queue)
+                self.publish(queue)
 
     def claim(self) -> None:
         """Take the image, which another process may have had; it may be longer now.
@@ -251,7 +247,7 @@ class BlockDevice(BlockTransfers):
         for request in stuck:
             self.start(request)
         for queue in {request.queue for request in stuck}:
-            self._publish_current(queue)
+            self.publish(queue)
 
     def give_up(self) -> None:
         """The machine could not be paused: report what had no space."""
@@ -259,7 +255,7 @@ class BlockDevice(BlockTransfers):
         for request in stuck:
             self.answer(request, S_IOERR)
         for queue in {request.queue for request in stuck}:
-            self._publish_current(queue)
+            self.publish(queue)
 
     def drain(self) -> None:
         """Wait for the image and return everything to the guest."""

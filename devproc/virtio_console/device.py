@@ -217,7 +217,7 @@ class ConsoleDevice(VirtioDevice):
             self.finish(queue, held[0].head, 0)
             for chain in held[1:]:
                 self._send(port, queue, chain)
-            self._publish_current(queue)
+            self.publish(queue)
 
     def _deliver(self, port: Port) -> None:
         """Give the guest what its client has said, as far as there is room."""
@@ -233,7 +233,7 @@ class ConsoleDevice(VirtioDevice):
             if not port.input:
                 port.fill()
         self._interest(port)
-        self._publish_current(queue)
+        self.publish(queue)
 
     def _fill(self, chain: Chain, data: bytes) -> int:
         written = 0
@@ -242,10 +242,6 @@ class ConsoleDevice(VirtioDevice):
             self.machine.memory.ram.u8[offset : offset + len(part)] = part
             written += len(part)
         return written
-
-    def _publish_current(self, queue: Virtqueue) -> None:
-        if self.queues.get(queue.index) is queue:
-            self.publish(queue)
 
     # control
 
@@ -278,7 +274,7 @@ class ConsoleDevice(VirtioDevice):
         while room and self.said.waiting:
             chain, message = room.pop(0), self.said.waiting.popleft()
             self.finish(queue, chain.head, self._fill(chain, message))
-        self._publish_current(queue)
+        self.publish(queue)
 
     def resume(self) -> None:
         """Go on with what came meanwhile."""

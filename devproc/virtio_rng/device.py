@@ -74,8 +74,7 @@ class EntropyDevice(VirtioDevice):
                     self._waiting.requests.appendleft(wanted)
                     self._waiting.alarm.set(_DRY_S)
                     return
-                if self.queues.get(wanted.queue.index) is wanted.queue:
-                    self.publish(wanted.queue)
+                self.publish(wanted.queue)
 
     def _fill(self, wanted: Wanted) -> bool:
         """Return the buffer with what the source has now, or tell that it has nothing: an empty one means nothing."""

@@ -30,6 +30,24 @@ def build(name: str, *options: str) -> Path:
     return folder
 
 
+def on_a_snapshot(name: str) -> str:
+    """Return a vm.toml of a Debian whose root forgets, ``{image}`` being its folder; more devices may follow."""
+    return f"""
+[vm]
+name = "{name}"
+memory = "512M"
+[boot]
+kernel = "{{image}}/vmlinuz"
+initrd = "{{image}}/initrd.img"
+cmdline = "console=ttyS0 root=/dev/vda rw"
+[[device]]
+id = "root"
+type = "virtio-blk"
+image = "{{image}}/root.ext4"
+snapshot = true
+"""
+
+
 @pytest.fixture(scope="session")
 def debian() -> Path:
     """Return the folder of the image that ``make run`` builds."""

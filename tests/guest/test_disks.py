@@ -15,23 +15,14 @@ import pytest
 
 from protocol import names
 from protocol.bus import Bus
+from tests.guest.conftest import on_a_snapshot
 from tests.guest.expect import Guest
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
-VM = """
-[vm]
-name = "disks"
-memory = "512M"
-[boot]
-kernel = "{image}/vmlinuz"
-initrd = "{image}/initrd.img"
-cmdline = "console=ttyS0 root=/dev/vda rw"
-[[device]]
-id = "root"
-type = "virtio-blk"
-image = "{image}/root.ext4"
-snapshot = true
+VM = (
+    on_a_snapshot("disks")
+    + """\
 [[device]]
 id = "blocks"
 type = "virtio-blk"
@@ -56,6 +47,7 @@ id = "clock"
 type = "python:devproc.template.clock:Clock"
 bus = "platform"
 """
+)
 
 
 def orchestrator(*arguments: str) -> str:

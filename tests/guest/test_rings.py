@@ -14,23 +14,14 @@ from typing import Any
 
 import pytest
 
+from tests.guest.conftest import on_a_snapshot
 from tests.guest.expect import Guest
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(300)]
 
-VM = """
-[vm]
-name = "rings"
-memory = "512M"
-[boot]
-kernel = "{image}/vmlinuz"
-initrd = "{image}/initrd.img"
-cmdline = "console=ttyS0 root=/dev/vda rw"
-[[device]]
-id = "root"
-type = "virtio-blk"
-image = "{image}/root.ext4"
-snapshot = true
+VM = (
+    on_a_snapshot("rings")
+    + """\
 [[device]]
 id = "pci"
 type = "virtio-blk"
@@ -42,6 +33,7 @@ type = "virtio-blk"
 image = "mmio.img"
 bus = "mmio"
 """
+)
 DISKS = {"vdb": "pci", "vdc": "mmio"}
 MIB = 16
 PACKED, NOTIFICATION_DATA = 34, 38  # feature bits

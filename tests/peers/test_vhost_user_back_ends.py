@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from protocol.names import Runtime
-from tests.guest.conftest import debian
+from tests.guest.conftest import debian, on_a_snapshot
 from tests.guest.expect import Guest
 from tests.peers.back_ends import DAEMON, blockdevs, export, make, newer, program, wait_for
 
@@ -27,19 +27,9 @@ pytestmark = pytest.mark.peer
 
 # with Debian
 
-VM = """
-[vm]
-name = "peers"
-memory = "512M"
-[boot]
-kernel = "{image}/vmlinuz"
-initrd = "{image}/initrd.img"
-cmdline = "console=ttyS0 root=/dev/vda rw"
-[[device]]
-id = "root"
-type = "virtio-blk"
-image = "{image}/root.ext4"
-snapshot = true
+VM = (
+    on_a_snapshot("peers")
+    + """\
 [[device]]
 id = "raw"
 type = "vhost-user"
@@ -53,6 +43,7 @@ queues = 2
 socket = "qcow.sock"
 wait = 10
 """
+)
 
 FOLDER = """
 [[device]]
