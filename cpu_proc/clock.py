@@ -30,9 +30,7 @@ class GuestClock:
 
     def now_ns(self) -> int:
         """Return guest time."""
-        if self.page.running:
-            return (time.monotonic_ns() - self.page.offset_ns) % _MODULUS
-        return self.page.stopped_at_ns
+        return self.page.guest_ns()
 
     def wall_ns(self) -> int:
         """Return what a battery-backed clock shows, as nanoseconds since the epoch."""

@@ -103,7 +103,9 @@ class Attachment:
                 raise StaleEpoch(f"Attach: epoch {offer.epoch}, the page has {page.epoch}")
             ram = self._map(offer.ram, offer.ram_size)
             memory = GuestMemory(ram, offer.ram_base)
-            self.machine = Machine(page, memory, irq, offer.irq_event, tuple(self.doorbells), tuple(self.calls))
+            self.machine = Machine(
+                page, memory, irq, offer.irq_event, tuple(self.doorbells), tuple(self.calls), self.clock
+            )
             self._link = Link(offer.link, epoch=offer.epoch, bind=False, peer_pid=offer.cpu_pid)
         except BaseException:
             self.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -23,7 +24,18 @@ from devproc.registers import Bar, Register, RegisterMap
 from devproc.state import Record
 from devproc.tracing import Observer
 from protocol.errors import ConfigError, VersionMismatch
-from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, BarFlags, DevicePage, IrqPage, ReadKind, WriteKind, kind
+from protocol.layout import (
+    BARS,
+    CONFIG_BAR,
+    CONFIG_SIZE,
+    BarFlags,
+    ClockPage,
+    DevicePage,
+    IrqPage,
+    ReadKind,
+    WriteKind,
+    kind,
+)
 from protocol.log import RateLimit
 from protocol.memory import GuestMemory, Shared
 
@@ -46,6 +58,7 @@ class Machine:
         irq_event: int,
         doorbells: tuple[int, ...] = (),
         calls: tuple[int, ...] = (),
+        clock: ClockPage | None = None,
     ) -> None:
         self.page = page
         self.memory = memory
@@ -57,6 +70,8 @@ class Machine:
         """Eventfds that the guest's doorbells write, for a device that hands them on."""
         self.calls = calls
         """Eventfds that interrupt the guest when they are written (``DevicePage``)."""
+        self.now_ns: Callable[[], int] = clock.guest_ns if clock else time.time_ns
+        """Return guest time in nanoseconds; without a machine the host's."""
 
     @classmethod
     def private(
@@ -291,6 +306,10 @@ class Device:
         """Give up all host resources."""
 
     # events
+
+    def figures(self) -> dict[str, int]:
+        """Return what is counted: ``counters``, and what others count for the device."""
+        return dict(self.counters)
 
     def sources(self) -> dict[int, Callable[[], None]]:
         """Return descriptors to watch, and what to call when one is readable."""

@@ -49,7 +49,7 @@ class DeviceLoop(EventLoop):
 
     def counters(self) -> dict[str, int]:
         """Return the counters of device and link."""
-        counted = dict(self.device.counters)
+        counted = self.device.figures()
         attachment = self._attachment
         if attachment is not None:
             counted |= {f"link_{name}": value for name, value in vars(attachment.link.counters).items()}

@@ -117,20 +117,28 @@ class VirtioDevice(VirtioTransport):
                 self.observer.interrupts(self.source(queue), queue.index)
             self.notify(queue)
 
+    def take(self, queue: Virtqueue) -> Chain | None:
+        """Take the next chain off a queue, or ``None``: none is there, or the queue is broken."""
+        chain = queue.pop()
+        if chain is not None:
+            if self.observer:
+                memory = self.machine.memory
+                self.observer.taken(memory, queue.index, chain.head, chain.readable, chain.writable)
+            if queue.order is not None:
+                queue.order.took(chain.head)
+        return chain
+
     def doorbell(self, index: int) -> bool:
-        """Serve a queue until it is empty, or for so long that the link deserves a look."""
+        """Serve a queue until it is empty or stopped, or for so long that the link deserves a look."""
         queue = self.queues.get(index)
         if queue is None or queue.record.broken or not self._running or not self.bus_master:
             return False
         queue.quiet()
         for count in range(1, _BUDGET + 1):
-            chain = queue.pop()
+            if index in self.stopped:
+                break
+            chain = self.take(queue)
             if chain is not None:
-                if self.observer:
-                    memory = self.machine.memory
-                    self.observer.taken(memory, queue.index, chain.head, chain.readable, chain.writable)
-                if queue.order is not None:
-                    queue.order.took(chain.head)
                 self.request(queue, chain)
                 if count % _BATCH == 0:
                     self.publish(queue)
@@ -142,4 +150,4 @@ class VirtioDevice(VirtioTransport):
             if queue.listen():
                 return False
         self.publish(queue)
-        return True
+        return index not in self.stopped

@@ -60,6 +60,8 @@ class VirtioTransport(Device):
         self.queue_count = self.doorbells = queue_count
         self.queue_max = queue_size
         self.queues: dict[int, Virtqueue] = {}
+        self.stopped: set[int] = set()
+        """Queues of which no request is taken now: what the host takes is full. Whoever goes on sets ``pending``."""
         self.records: list[QueueRecord] = []
         self.state: TransportState
         self._running = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
@@ -182,6 +183,7 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
     argv += [f"--transport={device.bus}"] if device.bus != "pci" else []
+    argv += _address(config.name, device)
     argv += [*_options(device), *device.args]
     if _command(device):
         argv += [f"--socket={_socket(device, runtime)}", f"--wait={_COMMAND_WAIT_S}"]
@@ -196,6 +198,14 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         device.restart,
         str(slot) if device.bus == "pci" else f"{device.bus}{slot}",
     )
+
+
+def _address(vm: str, device: Device) -> list[str]:
+    """Give a network card an address of its own: two of them may be on one network."""
+    if device.type not in schema.NETWORK_CARDS or dict(device.options).get("mac"):
+        return []
+    digest = hashlib.sha256(f"{vm}/{device.id}".encode()).digest()
+    return ["--mac=" + (b"\x52\x54\x00" + digest[:3]).hex(":")]  # QEMU's prefix, locally administered
 
 
 def _command(device: Device) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class DeviceType:
 DEVICE_TYPES = {
     "virtio-blk": DeviceType("devproc.virtio_blk", "A disk over a raw image or a block device."),
     "virtio-console": DeviceType("devproc.virtio_console", "A terminal, and named ports to programs on the host."),
+    "virtio-net": DeviceType("devproc.virtio_net", "A network card."),
     "virtio-rng": DeviceType("devproc.virtio_rng", "Random numbers for the guest's kernel."),
     "vhost-user": DeviceType("devproc.vhost_user", "A device that somebody else's vhost-user back-end serves."),
 }
@@ -76,6 +77,8 @@ class Key:
 
 
 _BLK = ("virtio-blk",)
+NETWORK_CARDS = ("virtio-net",)
+_NET = NETWORK_CARDS
 _RNG = ("virtio-rng",)
 _CONSOLE = ("virtio-console",)
 _VHOST_USER = ("vhost-user",)
@@ -154,8 +157,8 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`, `virtio-console`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device of your own "
-        "from its class, in the file's folder; `python:MODULE` if it has a program of its own, run as "
+        "`virtio-blk`, `virtio-console`, `virtio-net`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device "
+        "of your own from its class, in the file's folder; `python:MODULE` if it has a program of its own, run as "
         "`python -m MODULE`.",
         required=True,
     ),
@@ -243,12 +246,85 @@ KEYS = (
     Key("device", "tag", Kind.TEXT, "fs: what the guest mounts.", default="", types=_VHOST_USER, option="--tag"),
     Key(
         "device",
+        "backend",
+        Kind.TEXT,
+        "What the card is connected to; docs/network.md compares them.",
+        default="none",
+        choices=("none", "stream", "dgram", "hub"),
+        types=_NET,
+        option="--backend",
+    ),
+    Key(
+        "device",
         "mac",
         Kind.TEXT,
-        "net: address of the card, where the back-end has none.",
+        "Address of the card. Without it: made from the names of VM and device; of a back-end, its own.",
         default="",
-        types=_VHOST_USER,
+        types=_NET + _VHOST_USER,
         option="--mac",
+    ),
+    Key(
+        "device",
+        "mtu",
+        Kind.COUNT,
+        "Largest packet, which the guest is told. Without it: what suits the network.",
+        least=68,
+        most=65535,
+        types=_NET,
+        option="--mtu",
+    ),
+    Key(
+        "device",
+        "pcap",
+        Kind.PATH,
+        "File for all frames, which tshark reads, in nanoseconds of guest time.",
+        types=_NET,
+        option="--pcap",
+    ),
+    Key(
+        "device",
+        "standby",
+        Kind.FLAG,
+        "Stand by for a card of the same address (Linux: net_failover).",
+        default=False,
+        types=_NET,
+        option="--standby",
+    ),
+    Key(
+        "device",
+        "address",
+        Kind.TEXT,
+        "stream: where to connect to, `unix:PATH` or `HOST:PORT`.",
+        types=_NET,
+        option="--address",
+    ),
+    Key("device", "server", Kind.FLAG, "stream: listen there instead.", default=False, types=_NET, option="--server"),
+    Key(
+        "device",
+        "reconnect",
+        Kind.COUNT,
+        "stream: seconds until it tries again to connect.",
+        default=1,
+        least=1,
+        most=3600,
+        types=_NET,
+        option="--reconnect",
+    ),
+    Key(
+        "device",
+        "local",
+        Kind.TEXT,
+        "dgram: where frames arrive; of a multicast group the interface's address.",
+        types=_NET,
+        option="--local",
+    ),
+    Key(
+        "device",
+        "remote",
+        Kind.TEXT,
+        "dgram: where frames go, perhaps a multicast group.",
+        types=_NET,
+        option="--remote",
     ),
     Key(
         "device",
@@ -258,7 +334,7 @@ KEYS = (
         default=1,
         least=1,
         most=64,
-        types=_BLK + _VHOST_USER,
+        types=_BLK + _NET + _VHOST_USER,
         option="--queues",
     ),
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),

@@ -7,6 +7,7 @@ a process that meets another version refuses (``VersionMismatch``).
 
 from __future__ import annotations
 
+import time
 from enum import IntEnum
 from typing import ClassVar
 
@@ -246,3 +247,9 @@ class ClockPage(Layout):
     running = Field(0x0C, 4, "cpu", "1 while guest time advances")
     offset_ns = Field(0x10, 8, "cpu", "host monotonic nanoseconds at guest time 0")
     stopped_at_ns = Field(0x18, 8, "cpu", "guest time in ns when it was stopped")
+
+    def guest_ns(self) -> int:
+        """Return guest time in nanoseconds; the offset counts modulo 2**64 (``cpu_proc.clock``)."""
+        if self.running:
+            return (time.monotonic_ns() - self.offset_ns) % (1 << 64)
+        return self.stopped_at_ns

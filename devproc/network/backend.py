@@ -43,6 +43,9 @@ class Card(Protocol):
     def writable(self) -> None:
         """Say that sending, refused before, is worth another try."""
 
+    def now_ns(self) -> int:
+        """Return guest time, in nanoseconds."""
+
 
 class Network(Protocol):
     """The other end of a wire."""
