@@ -35,12 +35,14 @@ class Descriptors:
         self._epoll.unregister(fd)
         del self._handlers[fd]
 
-    def turn(self) -> None:
-        """Handle what there is."""
+    def turn(self, after: Callable[[], None] | None = None) -> None:
+        """Handle what there is; ``after`` is called behind each handler."""
         for fd, events in self._epoll.poll(0):
             handler = self._handlers.get(fd)  # an earlier handler may have ended it
             if handler is not None:
                 handler(events)
+                if after is not None:
+                    after()
 
     def close(self) -> None:
         """Close it; the descriptors are others'."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import schema
+from orchestrator import networks, schema
 from orchestrator.schema import Key, Kind
 from orchestrator.toml_lines import Lines
 from protocol.errors import ConfigError
@@ -65,6 +65,7 @@ class Config:
     files: tuple[Rows, ...]
     symbols: Path | None
     devices: tuple[Device, ...]
+    hubs: tuple[networks.Hub, ...]
     file: Path | None
     places: Places = field(compare=False, repr=False)
 
@@ -94,7 +95,8 @@ class Places:
         return f"{self._file}:{self._lines.find(*path)}"
 
 
-def _nearest(word: str, valid: Iterable[str]) -> str | None:
+def nearest(word: str, valid: Iterable[str]) -> str | None:
+    """Return the valid word that ``word`` was perhaps meant to be, as a hint."""
     import difflib  # only for those who mistype
 
     found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
@@ -117,6 +119,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     boot = reader.table(data.get("boot", {}), "boot", ("boot",))
     debug = reader.table(data.get("debug", {}), "debug", ("debug",))
     memory = reader.memory(vm["memory"])
+    devices = reader.devices(data.get("device", []))
     return Config(
         name=reader.vm_name(vm["name"] or _default_name(file)),
         memory=memory,
@@ -135,7 +138,8 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         loads=reader.rows(data, "load"),
         files=reader.rows(data, "fw-cfg"),
         symbols=debug["symbols"],
-        devices=reader.devices(data.get("device", [])),
+        devices=devices,
+        hubs=networks.hubs(reader, data.get("hub", []), [(d.id, d.options) for d in devices]),
         file=file.resolve() if file else None,
         places=places,
     )
@@ -185,7 +189,7 @@ def _apply(data: dict[str, Any], settings: Iterable[str]) -> frozenset[tuple[str
             target = devices[ids.index(table)]
             path = ("device", ids.index(table), name)
         else:
-            hint = _nearest(table, [*schema.SINGLE_TABLES, *[i for i in ids if isinstance(i, str)]])
+            hint = nearest(table, [*schema.SINGLE_TABLES, *[i for i in ids if isinstance(i, str)]])
             raise ConfigError(f"--set: {key}: no table or device {table!r}", hint=hint)
         if isinstance(target, dict):
             target[name] = value
@@ -234,7 +238,7 @@ class _Reader:
             elsewhere = schema.keys_of(table).get(name)
             if elsewhere is not None:
                 raise self.error((*path, name), f"a device of type {kind!r} has no such key", "use args")
-            hint = _nearest(name, [*keys, *tables])
+            hint = nearest(name, [*keys, *tables])
             if hint is None and keys and table:
                 hint = f"{table} has: {', '.join(keys)}"
             raise self.error((*path, name), "unknown key", hint)
@@ -242,7 +246,7 @@ class _Reader:
 
     def _checked(self, given: dict[str, Any], key: Key, path: tuple[str | int, ...]) -> Any:
         if key.name not in given:
-            if key.required:
+            if key.required and not key.backends:
                 raise self.error((*path, key.name), "missing", key.doc.replace("`", ""))
             return key.default
         where = (*path, key.name)
@@ -272,7 +276,7 @@ class _Reader:
             raise self.error(
                 where,
                 f"{value!r} is none of its values",
-                _nearest(str(value), choices) or f"values: {', '.join(choices)}",
+                nearest(str(value), choices) or f"values: {', '.join(choices)}",
             )
         return value
 
@@ -299,7 +303,7 @@ class _Reader:
             raise self.error(where, f"{value!r} is a folder" if value else "empty")
         if not path.exists():
             names = os.listdir(path.parent) if path.parent.is_dir() else []
-            raise self.error(where, f"no such file: {path}", _nearest(path.name, names))
+            raise self.error(where, f"no such file: {path}", nearest(path.name, names))
         if not os.access(path, os.R_OK):
             raise self.error(where, f"not permitted to read {path}")
         return path
@@ -374,13 +378,15 @@ class _Reader:
             raise self.error((*path, "snapshot"), "excludes readonly", "snapshot alone leaves the image untouched")
         if kind == "vhost-user":
             self._back_end(values, path)
+        if kind in schema.NETWORK_CARDS:
+            networks.check_card(self, values, path)
         fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args")}
         return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
 
     def _back_end(self, values: dict[str, Any], path: tuple[str | int, ...]) -> None:
         """Check what a vhost-user device is, and that it is clear who serves it, and where."""
         if number_of(values["device"]) is None:
-            hint = _nearest(values["device"], NUMBERS) or f"a number, or {', '.join(NUMBERS)}"
+            hint = nearest(values["device"], NUMBERS) or f"a number, or {', '.join(NUMBERS)}"
             raise self.error((*path, "device"), f"{values['device']!r} is no type of virtio device", hint)
         command = values["command"]
         if values["socket"] and command:
@@ -399,7 +405,7 @@ class _Reader:
             if all(part.isidentifier() for part in module.split(".")) and (member.isidentifier() or not colon):
                 return
             raise self.error(where, f"{kind!r} names no module", "such as python:mydevices.rng, python:rng:Rng")
-        hint = _nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE[:CLASS]"
+        hint = nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE[:CLASS]"
         raise self.error(where, f"unknown type {kind!r}", hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import sys
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import schema
+from orchestrator import networks, schema
 from orchestrator.config import Config, Device, Rows
 from protocol.names import Runtime
 
@@ -35,7 +34,7 @@ class Process:
     slot: str | None = None
     """Of a device: its slot of PCI, or ``mmio0`` to ``mmio7``."""
     serves: str | None = None
-    """Of a back-end: the device whose requests it serves."""
+    """Of what is no device but started again like one: the device whose back-end it is, or ``hub``."""
 
     @property
     def command(self) -> str:
@@ -64,7 +63,7 @@ class Plan:
 
     @property
     def restartable(self) -> tuple[Process, ...]:
-        """The processes that are started again: devices and their back-ends."""
+        """The processes that are started again: devices, their back-ends, hubs."""
         return tuple(process for process in self.processes if process.slot is not None or process.serves is not None)
 
     def process(self, name: str) -> Process:
@@ -97,13 +96,14 @@ def make(
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
     back_ends = tuple(found for device in config.devices if (found := _back_end(config, device, runtime)))
+    hubs = tuple(_hub(config, hub, runtime) for hub in config.hubs)
     file = str(config.file) if config.file else None
     return Plan(
         config.name,
         file,
         config.memory,
         runtime.bus_address,
-        (bus, cpu, *back_ends, *devices),
+        (bus, cpu, *hubs, *back_ends, *devices),
         embedded=config.embedded,
         symbols=str(config.symbols) if config.symbols else None,
     )
@@ -183,7 +183,7 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
     argv += [f"--transport={device.bus}"] if device.bus != "pci" else []
-    argv += _address(config.name, device)
+    argv += networks.options(config.name, device.id, device.type, dict(device.options), runtime)
     argv += [*_options(device), *device.args]
     if _command(device):
         argv += [f"--socket={_socket(device, runtime)}", f"--wait={_COMMAND_WAIT_S}"]
@@ -198,14 +198,6 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         device.restart,
         str(slot) if device.bus == "pci" else f"{device.bus}{slot}",
     )
-
-
-def _address(vm: str, device: Device) -> list[str]:
-    """Give a network card an address of its own: two of them may be on one network."""
-    if device.type not in schema.NETWORK_CARDS or dict(device.options).get("mac"):
-        return []
-    digest = hashlib.sha256(f"{vm}/{device.id}".encode()).digest()
-    return ["--mac=" + (b"\x52\x54\x00" + digest[:3]).hex(":")]  # QEMU's prefix, locally administered
 
 
 def _command(device: Device) -> tuple[str, ...]:
@@ -233,6 +225,12 @@ def _back_end(config: Config, device: Device, runtime: Runtime) -> Process | Non
         restart="always",
         serves=device.id,
     )
+
+
+def _hub(config: Config, hub: networks.Hub, runtime: Runtime) -> Process:
+    argv = (*_python("devproc.hub", safe=True), *networks.hub_options(hub, runtime))
+    log, folder = str(runtime.logs / f"{hub.id}.log"), str(config.folder)
+    return Process(hub.id, "hub", argv, log, folder, environment(), restart="always", serves="hub")
 
 
 def _replaced(word: str, places: dict[str, str]) -> str:

@@ -67,6 +67,8 @@ class Key:
     least: int = 0
     most: int | None = None
     types: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    """Of a network card's key: the back-ends that it is for; it is required of those alone."""
     option: str = ""
     """The option of the device process that the key becomes."""
 
@@ -152,6 +154,15 @@ KEYS = (
     Key("fw-cfg", "file", Kind.FILE, "File that is its content."),
     Key("fw-cfg", "string", Kind.TEXT, "Text that is its content."),
     Key("debug", "symbols", Kind.FILE, "ELF file with the guest's symbols, for `orchestrator gdb`."),
+    Key("hub", "id", Kind.TEXT, "Name of the hub: cards join it by `hub`, other VMs' as `VM/ID`.", required=True),
+    Key(
+        "hub",
+        "listen",
+        Kind.WORDS,
+        "Addresses, `unix:PATH` or `HOST:PORT`, where QEMU's `-netdev stream` and its like join.",
+        default=(),
+    ),
+    Key("hub", "connect", Kind.WORDS, "Such addresses that it connects to.", default=()),
     Key("device", "id", Kind.TEXT, "Name on the bus, in logs and in `ps`: letters, digits, `_`.", required=True),
     Key(
         "device",
@@ -295,10 +306,21 @@ KEYS = (
         "address",
         Kind.TEXT,
         "stream: where to connect to, `unix:PATH` or `HOST:PORT`.",
+        required=True,
         types=_NET,
+        backends=("stream",),
         option="--address",
     ),
-    Key("device", "server", Kind.FLAG, "stream: listen there instead.", default=False, types=_NET, option="--server"),
+    Key(
+        "device",
+        "server",
+        Kind.FLAG,
+        "stream: listen there instead.",
+        default=False,
+        types=_NET,
+        backends=("stream",),
+        option="--server",
+    ),
     Key(
         "device",
         "reconnect",
@@ -308,7 +330,17 @@ KEYS = (
         least=1,
         most=3600,
         types=_NET,
+        backends=("stream",),
         option="--reconnect",
+    ),
+    Key(
+        "device",
+        "hub",
+        Kind.TEXT,
+        "hub: which one, by its id; one of another VM as `VM/ID`.",
+        required=True,
+        types=_NET,
+        backends=("hub",),
     ),
     Key(
         "device",
@@ -316,6 +348,7 @@ KEYS = (
         Kind.TEXT,
         "dgram: where frames arrive; of a multicast group the interface's address.",
         types=_NET,
+        backends=("dgram",),
         option="--local",
     ),
     Key(
@@ -323,7 +356,9 @@ KEYS = (
         "remote",
         Kind.TEXT,
         "dgram: where frames go, perhaps a multicast group.",
+        required=True,
         types=_NET,
+        backends=("dgram",),
         option="--remote",
     ),
     Key(
@@ -409,7 +444,7 @@ KEYS = (
 )
 
 SINGLE_TABLES = ("vm", "boot", "debug")
-LISTS = ("load", "fw-cfg", "device")  # written [[load]], any number of times
+LISTS = ("load", "fw-cfg", "hub", "device")  # written [[load]], any number of times
 TABLES = (*SINGLE_TABLES, *LISTS)
 
 

@@ -14,6 +14,8 @@ ROOT_PATH = "/org/busvm"
 MACHINE_PATH = "/org/busvm/machine"
 DEVICE_NAME_PREFIX = "org.busvm.device."
 DEVICE_PATH_PREFIX = "/org/busvm/device/"
+HUB_NAME_PREFIX = "org.busvm.hub."
+HUB_PATH_PREFIX = "/org/busvm/hub/"
 
 ID_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}\Z")  # what D-Bus allows in both names and paths
 VM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}\Z")
@@ -34,6 +36,16 @@ def device_name(device_id: str) -> str:
 def device_path(device_id: str) -> str:
     """Return the object path of a device, the same on its own connection and on the machine's."""
     return DEVICE_PATH_PREFIX + device_id
+
+
+def hub_name(hub_id: str) -> str:
+    """Return the well-known bus name of a hub."""
+    return HUB_NAME_PREFIX + hub_id
+
+
+def hub_path(hub_id: str) -> str:
+    """Return the object path of a hub."""
+    return HUB_PATH_PREFIX + hub_id
 
 
 def runtime_root() -> Path:
@@ -111,6 +123,10 @@ class Runtime:
     def back_end_socket(self, device_id: str) -> Path:
         """Return where the back-end of a vhost-user device listens that the VM starts itself."""
         return self.folder / f"vhost.{device_id}"
+
+    def hub_socket(self, hub_id: str) -> Path:
+        """Return where cards connect to a hub of the VM."""
+        return self.folder / f"hub.{hub_id}"
 
     @property
     def plan(self) -> Path:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from devproc.alarm import Alarm
@@ -17,14 +18,75 @@ from devproc.descriptors import WRITE, Descriptors
 from devproc.listening import Socket
 from devproc.network.address import Address
 from devproc.network.backend import Base, Buffer, Card, Pieces
-from devproc.network.features import GUEST, HOST
-from devproc.network.framing import Framing
+from devproc.network.features import GUEST, HOST, NetFeature
+from devproc.network.framing import Framing, Sink
+from devproc.network.whole import Whole
 from protocol.errors import HostError
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_S = 1.0
+_NOT = NetFeature.HOST_UFO | NetFeature.GUEST_UFO  # nobody could cut them for a peer that does not take them
 _SOCKET_BUFFER = 1 << 20  # room for a burst of the largest frames, where the host allows it
+
+
+class Connector:
+    """Connects to an address, again and again until it has: ``connected`` gets the socket."""
+
+    def __init__(
+        self,
+        address: Address,
+        descriptors: Descriptors,
+        connected: Callable[[socket.socket], None],
+        again_s: float = RECONNECT_S,
+    ) -> None:
+        self.address = address
+        self._descriptors = descriptors
+        self._done = connected
+        self._again_s = again_s
+        self._alarm = Alarm()
+        self._peer: socket.socket | None = None
+        descriptors.watch(self._alarm.fd, self._rang)
+
+    def connect(self) -> None:
+        """Try it."""
+        peer = socket.socket(self.address.family, socket.SOCK_STREAM)
+        peer.setblocking(False)
+        failed = peer.connect_ex(self.address.place)
+        if failed == errno.EINPROGRESS:
+            self._peer = peer
+            self._descriptors.watch(peer.fileno(), self._answered, WRITE)
+        elif failed:
+            peer.close()
+            self.later()
+        else:
+            self._done(peer)
+
+    def _answered(self, _events: int) -> None:
+        peer, self._peer = self._peer, None
+        assert peer is not None
+        self._descriptors.unwatch(peer.fileno())
+        if peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            peer.close()
+            self.later()
+        else:
+            self._done(peer)
+
+    def later(self) -> None:
+        """Try it after a while."""
+        self._alarm.set(self._again_s)
+
+    def _rang(self, _events: int) -> None:
+        self._alarm.acknowledge()
+        if self._peer is None:
+            self.connect()
+
+    def close(self) -> None:
+        """Try no more."""
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+        self._alarm.close()
 
 
 class Stream(Base):
@@ -39,24 +101,25 @@ class Stream(Base):
             HostError: the address cannot be listened at.
         """
         self.address = address
-        self.offloads = int(HOST | GUEST) if headers else 0
+        self.offloads = int((HOST | GUEST) & ~_NOT) if headers else 0
         self._headers = headers
         self._reconnect_s = reconnect_s
         self._place = Place.at(address) if server else None
-        self._alarm = None if server else Alarm()
-        self._connecting: socket.socket | None = None
+        self._connector: Connector | None = None
         self._framing: Framing | None = None
         self._wanted = True
         self._counters = {"connections": 0, "frames_without_peer": 0}
 
     def start(self, card: Card, descriptors: Descriptors) -> None:
         """Wait for the peer, or look for it."""
-        self._card, self._descriptors = card, descriptors
+        self._descriptors = descriptors
+        self._whole = Whole(card, self._counters) if self._headers else None
+        self._sink: Sink = self._whole or card
         if self._place:
             descriptors.watch(self._place.fileno(), self._accept)
-        if self._alarm:
-            descriptors.watch(self._alarm.fd, self._again)
-            self._connect()
+        else:
+            self._connector = Connector(self.address, descriptors, self._plug, self._reconnect_s)
+            self._connector.connect()
 
     # the connection
 
@@ -71,39 +134,6 @@ class Stream(Base):
             return
         self._plug(peer)
 
-    def _again(self, _events: int) -> None:
-        assert self._alarm is not None
-        self._alarm.acknowledge()
-        if self._framing is None and self._connecting is None:
-            self._connect()
-
-    def _connect(self) -> None:
-        peer = socket.socket(self.address.family, socket.SOCK_STREAM)
-        peer.setblocking(False)
-        failed = peer.connect_ex(self.address.place)
-        if failed == errno.EINPROGRESS:
-            self._connecting = peer
-            self._descriptors.watch(peer.fileno(), self._connected, WRITE)
-        elif failed:
-            peer.close()
-            self._later()
-        else:
-            self._plug(peer)
-
-    def _connected(self, _events: int) -> None:
-        peer, self._connecting = self._connecting, None
-        assert peer is not None
-        self._descriptors.unwatch(peer.fileno())
-        if peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            peer.close()
-            self._later()
-        else:
-            self._plug(peer)
-
-    def _later(self) -> None:
-        if self._alarm:
-            self._alarm.set(self._reconnect_s)
-
     def _plug(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
@@ -111,14 +141,17 @@ class Stream(Base):
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._counters["connections"] += 1
         self._framing = Framing(
-            peer, self._descriptors, self._card, self._ended, self._counters, headers=self._headers,
+            peer, self._descriptors, self._sink, self._ended, self._counters, headers=self._headers,
             listening=self._wanted,
         )  # fmt: skip
 
     def _ended(self, reason: str) -> None:
         logger.info("%s: the other end %s", self.address, reason)
         self._framing = None
-        self._later()
+        if self._whole:
+            self._whole.forget()
+        if self._connector:
+            self._connector.later()
 
     # frames
 
@@ -140,6 +173,11 @@ class Stream(Base):
         if self._framing is not None:
             self._framing.listen(wanted=wanted)
 
+    def agree(self, features: int) -> None:
+        """Do for the driver what it has not agreed to."""
+        if self._whole:
+            self._whole.agree(features)
+
     def counters(self) -> dict[str, int]:
         """Return what was lost."""
         return dict(self._counters)
@@ -153,13 +191,10 @@ class Stream(Base):
         if self._framing is not None:
             self._framing.close()
             self._framing = None
-        if self._connecting is not None:
-            self._connecting.close()
-            self._connecting = None
+        if self._connector:
+            self._connector.close()
         if self._place:
             self._place.close()
-        if self._alarm:
-            self._alarm.close()
 
 
 class Place:

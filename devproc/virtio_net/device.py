@@ -13,6 +13,7 @@ from devproc.descriptors import Descriptors
 from devproc.network.backend import PLAIN, Buffer, Network
 from devproc.network.features import GUEST, HOST, NetFeature
 from devproc.network.frame import FRAME_MAX, HEADER, MAC_BYTES, MTU_DEFAULT, Header
+from devproc.network.headers import checked
 from devproc.registers import Register
 from devproc.virtio import VirtioDevice
 from devproc.virtio_net.coalescing import Coalescing
@@ -22,7 +23,7 @@ from devproc.virtio_net.filter import Filter
 from devproc.virtio_net.receive import Receiver
 from devproc.virtio_net.spec import ANNOUNCE, LINK_UP, TABLES_SIZE, CardState
 from devproc.virtio_net.steering import START, Steering
-from devproc.virtio_net.transmit import checked, frame_of
+from devproc.virtio_net.transmit import frame_of
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.layout import DevicePage
 

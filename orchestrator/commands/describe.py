@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,10 @@ def resolved(config: Config) -> dict[str, Any]:
         "load": [{name: _value(value) for name, value in rows} for rows in config.loads],
         "fw-cfg": [{name: _value(value) for name, value in rows} for rows in config.files],
         "debug": {"symbols": str(config.symbols)} if config.symbols else {},
+        "hub": [
+            {name: _value(value) for name, value in asdict(hub).items() if value not in (None, ())}
+            for hub in config.hubs
+        ],
         "device": [
             {
                 name: _value(value)

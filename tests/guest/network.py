@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 from tests.guest.conftest import on_a_snapshot
@@ -10,7 +11,11 @@ from tests.guest.expect import Guest
 
 PASSWORD = "busvm"
 MIB = 1 << 20
-MAKE = "head -c {size} /dev/zero | openssl enc -aes-128-ctr -K 00 -iv 00 2>/dev/null"
+# A listener made of what every Debian has: perl's sockets.
+_LISTEN = (
+    "perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>5555,Listen=>1,ReuseAddr=>1) or die; "
+    "$c=$s->accept; binmode $c; print while read($c,$_,65536)' | sha256sum"
+)
 
 
 def with_card(name: str, image: Path, *lines: str) -> str:
@@ -56,3 +61,19 @@ def digest_of(said: str) -> str:
     found = re.search(r"\b[0-9a-f]{64}\b", said)
     assert found is not None, said
     return found[0]
+
+
+def transfer(source: Guest, sink: Guest, address: str, size: int, timeout_s: float = 180) -> float:
+    """Send random bytes from one guest to another, whose address is given; return the seconds that it took.
+
+    Fails unless what arrives has the digest of what was sent.
+    """
+    source.run(f"head -c {size} /dev/urandom > /tmp/data", timeout_s)
+    sent = digest_of(source.run("sha256sum < /tmp/data", timeout_s))
+    sink.type(f"{_LISTEN}; echo end-of-''transfer")
+    source.run("sleep 1")
+    started = time.monotonic()
+    source.run(f"cat /tmp/data > /dev/tcp/{address}/5555", timeout_s)
+    received = digest_of(sink.wait_for("end-of-transfer\n", timeout_s))
+    assert received == sent
+    return time.monotonic() - started

@@ -16,7 +16,10 @@ def test_the_documentation_has_the_table_of_keys() -> None:
 
 
 def test_every_device_key_of_a_type_becomes_an_option() -> None:
-    assert [key.name for key in schema.KEYS if key.types and not key.option] == ["command"]  # which is a process
+    assert [key.name for key in schema.KEYS if key.types and not key.option] == [
+        "command",  # which is a process
+        "hub",  # which is a place
+    ]
 
 
 def test_json_schema_has_every_key() -> None:

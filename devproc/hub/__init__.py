@@ -1,0 +1,1 @@
+"""A hub: a switch between machines, ours and others'."""
