@@ -46,6 +46,8 @@ class Program:
     """Beside ``type``, as in QEMU's vhost-user back ends: ``features``."""
     poke: Callable[[Device], Commands] | None = None
     """More commands for ``--poke``."""
+    check: Callable[[argparse.Namespace], None] | None = None
+    """Says whether it could start with these arguments, and starts nothing; raises as ``open`` does."""
     objects: Callable[[DeviceLoop], dict[str, object]] = lambda _loop: {}
     """What it has on the bus beside Device1, Registers1 and Queues1: implementations by interface."""
     device: builtins.type[Device] | None = None
@@ -102,6 +104,8 @@ def _parser(program: Program, prog: str | None) -> argparse.ArgumentParser:
         choices=("markdown", "json"),
         help="print what the device declares: registers, headers of requests; and exit",
     )
+    if program.check is not None:
+        parser.add_argument("--check", action="store_true", help="say whether it could start here, and exit")
     parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     program.add_arguments(parser)
@@ -123,6 +127,9 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
         return 0
     context = log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
     try:
+        if program.check is not None and options.check:
+            program.check(options)
+            return 0
         if program.vhost_user and (options.vhost_user is not None or options.fd is not None):
             return _serve_front_ends(program, options)
         if options.poke:

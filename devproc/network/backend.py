@@ -46,6 +46,9 @@ class Card(Protocol):
     def now_ns(self) -> int:
         """Return guest time, in nanoseconds."""
 
+    def goes_on(self) -> bool:
+        """Tell whether this process goes on where another one ended."""
+
 
 class Network(Protocol):
     """The other end of a wire."""

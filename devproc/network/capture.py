@@ -6,6 +6,7 @@ has them: what is still to be cut or summed appears whole, as in a capture on th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 from pathlib import Path
@@ -33,35 +34,51 @@ class Capture:
             HostError: it cannot be written.
         """
         try:
-            self._file = path.open("wb")
+            self._file = path.open("ab")
         except OSError as error:
             raise HostError(f"pcap {path}: {error.strerror}", hint="a file in a folder that you may write") from error
-        self._file.write(_HEADER.pack(_MAGIC, 2, 4, 0, 0, FRAME_MAX, _ETHERNET))
-        self._file.flush()
         self._path, self._network = path, network
+        self._begun = False
         self._room: list[memoryview] = []
         self._pending = False
-        self._failed = 0
+        self._missing = 0
         self.offloads, self.pairs, self.mtu = network.offloads, network.pairs, network.mtu
 
+    def _begin(self) -> None:
+        """Begin the file, or go on with that of the process before."""
+        self._begun = True
+        if self._file.tell() and self._card.goes_on():
+            return
+        self._file.truncate(0)
+        self._file.write(_HEADER.pack(_MAGIC, 2, 4, 0, 0, FRAME_MAX, _ETHERNET))
+
     def _write(self, frame: Pieces) -> None:
+        if self._missing:  # after a frame that is there in part no reader would find the next
+            self._missing += 1
+            return
         size = sum(map(len, frame))
         now = self._card.now_ns()
         try:
+            if not self._begun:
+                self._begin()
             self._file.write(_RECORD.pack(now // 10**9 & 0xFFFF_FFFF, now % 10**9, size, size))
             for piece in frame:
                 self._file.write(piece)
-        except OSError as error:  # a full disk: the guest's network goes on
-            if not self._failed:
-                logger.warning("pcap %s: %s; frames are missing from here on", self._path, error.strerror)
-            self._failed += 1
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Write no more: the disk is full, and the guest's network goes on."""
+        logger.warning("pcap %s: %s; it ends here", self._path, error.strerror)
+        self._missing = 1
 
     def _show(self) -> None:
         """Have what was written seen by who reads along."""
         try:
-            self._file.flush()
-        except OSError:
-            self._failed += 1
+            if not self._missing:
+                self._file.flush()
+        except OSError as error:
+            self._give_up(error)
 
     # for the network: a card
 
@@ -101,6 +118,10 @@ class Capture:
         """Pass it on."""
         return self._card.now_ns()
 
+    def goes_on(self) -> bool:
+        """Pass it on."""
+        return self._card.goes_on()
+
     # for the card: a network
 
     def start(self, card: Card, descriptors: Descriptors) -> None:
@@ -137,7 +158,7 @@ class Capture:
 
     def counters(self) -> dict[str, int]:
         """Add frames that are not in the file."""
-        return self._network.counters() | {"frames_not_captured": self._failed}
+        return self._network.counters() | {"frames_not_captured": self._missing}
 
     def describe(self) -> str:
         """Say where it leads, and where it is written down."""
@@ -146,7 +167,5 @@ class Capture:
     def close(self) -> None:
         """Close both."""
         self._network.close()
-        try:
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:
-            pass

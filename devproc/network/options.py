@@ -58,8 +58,7 @@ def open_network(options: argparse.Namespace) -> Network:
         ConfigError: an option is missing, wrong or of another network.
         HostError: the host does not provide it.
     """
-    if options.mtu and not MTU_LEAST <= options.mtu <= MTU_MOST:
-        raise ConfigError(f"--mtu {options.mtu}: {MTU_LEAST} to {MTU_MOST}")
+    _check_mtu(options)
     network = BACKENDS[options.backend](options)
     if options.pcap is None:
         return network
@@ -68,6 +67,28 @@ def open_network(options: argparse.Namespace) -> Network:
     except BaseException:
         network.close()
         raise
+
+
+def check(options: argparse.Namespace) -> None:
+    """Say whether ``open_network`` would do, without doing anything that others see.
+
+    Raises:
+        ConfigError, HostError: as it does.
+    """
+    mac_of(options)
+    _check_mtu(options)
+    checks: dict[str, Callable[[argparse.Namespace], object]] = {
+        "stream": lambda o: Address.parse(_needed(o, "address")),
+        "dgram": lambda o: [Address.parse(text) for text in (o.local, _needed(o, "remote")) if text],
+        "hub": lambda o: _needed(o, "hub"),
+    }
+    if options.backend in checks:
+        checks[options.backend](options)
+
+
+def _check_mtu(options: argparse.Namespace) -> None:
+    if options.mtu and not MTU_LEAST <= options.mtu <= MTU_MOST:
+        raise ConfigError(f"--mtu {options.mtu}: {MTU_LEAST} to {MTU_MOST}")
 
 
 def _needed(options: argparse.Namespace, name: str) -> str:

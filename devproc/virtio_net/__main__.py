@@ -53,6 +53,7 @@ PROGRAM = Program(
     transports=tuple(TRANSPORTS),
     capabilities={"type": "net"},
     poke=virtio_commands,
+    check=network.check,
     objects=_objects,
     device=NetworkCard,
     vhost_user=True,

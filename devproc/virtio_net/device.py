@@ -310,6 +310,10 @@ class NetworkCard(VirtioDevice):
         """Return guest time; before there is a guest, 0."""
         return self.machine.now_ns() if self.records else 0
 
+    def goes_on(self) -> bool:
+        """Tell whether this process goes on where another one ended."""
+        return bool(self.records) and self.machine.page.epoch > 1
+
     def figures(self) -> dict[str, int]:
         """Add what the network counts."""
         return super().figures() | {f"network_{name}": value for name, value in self.network.counters().items()}

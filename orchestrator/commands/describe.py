@@ -64,6 +64,7 @@ def run_validate(options: argparse.Namespace) -> int:
     """Check a file."""
     config = _load(options)
     _check_guest(config)
+    _check_cards(config)
     kernel = "with the embedded guest" if config.embedded else "with its own kernel"
     if not (config.embedded or config.kernel):
         kernel = "without a kernel"
@@ -81,6 +82,21 @@ def _check_guest(config: Config) -> None:
     if done.returncode:
         how = f"ended with status {done.returncode}"
         raise faults.explain(config, plan.CPU, how, done.returncode, done.stderr.splitlines())
+
+
+def _check_cards(config: Config) -> None:
+    """Have each network card say whether the host gives it its network: a tap takes a privilege, say."""
+    from guest import elf_path
+
+    made = plan.make(config, Runtime(config.name), guest=elf_path())
+    for card in made.devices:
+        if card.type not in schema.NETWORK_CARDS:
+            continue
+        command, env = [*card.argv, "--check"], dict(os.environ) | card.env
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=card.cwd)
+        if done.returncode:
+            how = f"ended with status {done.returncode}"
+            raise faults.explain(config, card.id, how, done.returncode, done.stderr.splitlines())
 
 
 def run_config(options: argparse.Namespace) -> int:

@@ -46,6 +46,12 @@ class ScriptedCard:
     def writable(self) -> None:
         self.written += 1
 
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def goes_on(self) -> bool:
+        return False
+
 
 def turn_until(descriptors: Descriptors, done: Callable[[], object], seconds: float = 5.0) -> None:
     """Handle what there is until ``done``; a loop that never sleeps is a fault of its own."""
