@@ -72,7 +72,7 @@ def load() -> tuple[Any, Any]:
         HostError: one of them is missing, or too old.
     """
     try:
-        from cffi import FFI  # 3 MB and 20 ms, for those who use it
+        from cffi import FFI  # 3 MB and 30 ms, for those who use it
     except ImportError as error:
         raise HostError("the user network needs cffi", hint=f"pip install cffi; {INSTALL}") from error
     ffi = FFI()

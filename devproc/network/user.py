@@ -24,7 +24,9 @@ from devproc.alarm import Alarm
 from devproc.descriptors import READ, Descriptors
 from devproc.listening import Socket
 from devproc.network import relay
-from devproc.network.backend import Base, Buffer, Card, Pieces
+from devproc.network.backend import PLAIN, Base, Buffer, Card, Pieces
+from devproc.network.features import NetFeature
+from devproc.network.frame import HEADER, Flags
 from devproc.network.slirp import Slirp
 from devproc.network.user_config import Forward, Guest, GuestForward, UserConfig
 from protocol.errors import HostError
@@ -36,10 +38,13 @@ _TAKEN_MAX = 1 << 20  # bytes from the guest that wait for the handler
 _KEPT_MAX = 1 << 20  # bytes to the guest that wait for room
 _OVERHEAD = 64  # bytes that a frame is charged with beside its own
 _SLACK_S = 0.0005
+_VALID = bytes([Flags.DATA_VALID]).ljust(HEADER, b"\0")
 
 
 class User(Base):
-    """libslirp behind a card."""
+    """libslirp behind a card; its checksums come straight from the process, and a guest that agrees verifies none."""
+
+    offloads = int(NetFeature.GUEST_CSUM)
 
     def __init__(self, config: UserConfig) -> None:
         """Make the network, and listen at the host's ports.
@@ -55,6 +60,7 @@ class User(Base):
         self._taken: deque[bytes] = deque()
         self._taken_size = 0
         self._card: Card | None = None
+        self._header = PLAIN
         self._direct = False
         self._wanted = self._watching = True
         self._rung = False
@@ -143,7 +149,7 @@ class User(Base):
 
     def _packet(self, frame: memoryview) -> None:
         """Deliver a frame, or keep it."""
-        if self._direct and not self._kept and self._card is not None and self._card.deliver(frame):
+        if self._direct and not self._kept and self._card is not None and self._card.deliver(frame, self._header):
             return
         if self._kept_size > _KEPT_MAX:
             self._lost["frames_guest_slow"] += 1
@@ -155,8 +161,12 @@ class User(Base):
         """Deliver what was kept."""
         kept = self._kept
         assert self._card is not None
-        while kept and self._card.deliver(kept[0]):
+        while kept and self._card.deliver(kept[0], self._header):
             self._kept_size -= len(kept.popleft()) + _OVERHEAD
+
+    def agree(self, features: int) -> None:
+        """Say of frames, if the guest knows how to hear it, that their checksums are right."""
+        self._header = _VALID if features & NetFeature.GUEST_CSUM else PLAIN
 
     def listen(self, *, wanted: bool) -> None:
         """Go on, or let all wait, its clocks too."""

@@ -17,7 +17,8 @@ import pytest
 
 from devproc.network import slirp_library
 from devproc.network.backend import PLAIN
-from devproc.network.frame import FRAME_MAX
+from devproc.network.features import NetFeature
+from devproc.network.frame import FRAME_MAX, HEADER, Flags
 from devproc.network.user import User
 from devproc.network.user_config import UserConfig
 from protocol.errors import HostError
@@ -226,6 +227,49 @@ def test_addresses_in_the_network_lead_to_the_host(guest: Make, server: socket.s
         echo.until(lambda: echo.flags & by_hand.FIN)
 
 
+def test_commands_do_not_outlive_the_network(guest: Make, server: socket.socket) -> None:
+    one = guest(
+        guest_forward=("tcp:10.0.2.100:80:cmd:sh -c 'echo $$; exec cat'", f"tcp:10.0.2.100:81:127.0.0.1:{port(server)}")
+    )
+    shell = Connection(one, "10.0.2.100", 80, 4001).connect()
+    shell.put(ACK)
+    shell.until(lambda: b"\n" in shell.received)
+    relayed = Connection(one, "10.0.2.100", 81, 4002).connect()
+    relayed.put(ACK)
+    one.descriptors.turn()
+    with accepted(server) as host:
+        one.network.close()
+        assert host.recv(1) == b""  # by the relay, which ends after that
+    process = Path(f"/proc/{int(shell.received)}")
+    end = time.monotonic() + 5
+    while process.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+_ORDINARY = """
+import ctypes, logging, os
+from devproc.network import slirp_library
+from devproc.network.user import User
+from devproc.network.user_config import UserConfig
+from tests.unit.devproc.network.guest import HandGuest, dhcp
+slirp_library.load()  # which this user could not read
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+guest = HandGuest(User(UserConfig(forward=("tcp::0:22",))))
+guest.send(dhcp(1))
+guest.until(lambda: guest.segments(17))
+guest.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="they are one already")
+def test_an_ordinary_user_will_do() -> None:
+    done = subprocess.run([sys.executable, "-c", _ORDINARY], timeout=20, check=False, stderr=subprocess.PIPE, text=True)
+    assert not done.returncode, done.stderr
+
+
 def read_end(made: HandGuest, sock: socket.socket) -> bool:
     sock.setblocking(False)
 
@@ -282,6 +326,16 @@ def test_ipv6_can_be_off(guest: Make, on: bool) -> None:
         one.send(dhcp(1))
         one.until(lambda: one.segments(17))
         assert not advertised()
+
+
+def test_a_guest_that_agrees_need_not_verify(guest: Make) -> None:
+    one = guest()
+    for features, flags in ((0, 0), (NetFeature.GUEST_CSUM, Flags.DATA_VALID), (0, 0)):
+        one.network.agree(features)
+        one.card.headers.clear()
+        one.send(dhcp(1))
+        one.until(lambda: one.card.headers)
+        assert one.card.headers[0] == bytes([flags]) + bytes(HEADER - 1)
 
 
 def test_without_room_nothing_is_lost(guest: Make, server: socket.socket) -> None:
