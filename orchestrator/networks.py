@@ -41,6 +41,8 @@ def check_card(reader: Reader, values: dict[str, Any], path: Path) -> None:
         ConfigError: one is of another, or missing.
     """
     backend = values["backend"]
+    if backend == "tap" and not values["interface"]:
+        raise reader.error((*path, "interface"), "missing", "backend 'tap' needs it, such as \"tap0\"")
     for name, key in schema.keys_of("device").items():
         if not key.backends or name not in values:
             continue

@@ -249,6 +249,8 @@ def _options(device: Device) -> list[str]:
             continue
         if value is True:
             argv.append(key.option)
+        elif value is False:
+            argv.append(key.option.replace("--", "--no-", 1))
         else:
             argv += [f"{key.option}={one}" for one in (value if isinstance(value, tuple) else (value,))]
     return argv

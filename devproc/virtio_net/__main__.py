@@ -36,7 +36,7 @@ def open_card(options: argparse.Namespace) -> NetworkCard:
         config = Config(network.mac_of(options), options.mtu, options.queues, standby=options.standby)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return NetworkCard.over(options.transport)(config, network.open_network(options))
+    return NetworkCard.over(options.transport)(config, network.open_network(options, config.queues))
 
 
 def _objects(loop: DeviceLoop) -> dict[str, object]:
@@ -53,7 +53,7 @@ PROGRAM = Program(
     transports=tuple(TRANSPORTS),
     capabilities={"type": "net"},
     poke=virtio_commands,
-    check=network.check,
+    check=lambda options: network.check(options, options.queues),
     objects=_objects,
     device=NetworkCard,
     vhost_user=True,

@@ -20,7 +20,10 @@ from orchestrator.image.tree import Tree
 from protocol.errors import ConfigError, HostError
 
 PATTERNS = ("?essential", "?priority(required)")
-PACKAGES = ("systemd-sysv", "udev", "apt", "iproute2", "pciutils", "procps", "kmod", "netbase", "less", "iputils-ping")
+PACKAGES = (
+    "systemd-sysv", "udev", "apt", "iproute2", "pciutils", "procps", "kmod", "netbase", "less", "iputils-ping",
+    "dropbear-bin",
+)  # fmt: skip
 KERNEL = "linux-image-riscv64"
 RESULTS = ("vmlinuz", "initrd.img", "root.ext4")
 
@@ -40,6 +43,13 @@ cmdline = "console=ttyS0 root=/dev/vda rw {options}"
 id = "disk0"
 type = "virtio-blk"
 image = "root.ext4"
+
+# A network without privileges; from the host: ssh -p 2222 root@127.0.0.1
+[[device]]
+id = "net0"
+type = "virtio-net"
+backend = "user"
+forward = ["tcp:127.0.0.1:2222:22"]
 """
 
 

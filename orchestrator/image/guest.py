@@ -56,6 +56,11 @@ FILES = {
     # networkd runs only in a VM that has a network card
     "etc/udev/rules.d/80-busvm-network.rules": 'SUBSYSTEM=="net", KERNEL!="lo", TAG+="systemd", '
     'ENV{SYSTEMD_WANTS}+="systemd-networkd.service"\n',
+    # a process for each connection and none without; dropbear makes its keys when the first one comes
+    "etc/systemd/system/busvm-ssh.socket": "[Unit]\nDescription=ssh, by dropbear\n"
+    "[Socket]\nListenStream=22\nAccept=yes\n[Install]\nWantedBy=sockets.target\n",
+    "etc/systemd/system/busvm-ssh@.service": "[Unit]\nDescription=ssh connection\n"
+    "[Service]\nExecStart=-/usr/sbin/dropbear -i -E -R\nStandardInput=socket\nStandardError=journal\n",
     "etc/systemd/system/systemd-logind.service.d/busvm.conf": "# logind without D-Bus only fails\n"
     "[Unit]\nConditionPathExists=/usr/lib/systemd/system/dbus.socket\n",
     "etc/systemd/system/systemd-journal-flush.service.d/busvm.conf": "# else the journal is in memory\n"
@@ -158,6 +163,8 @@ def shells(tree: Tree) -> None:
 def units(tree: Tree, *, first_boot: bool) -> None:
     """Set up what systemd starts at boot."""
     scripts.enable_unit(tree, "remote-fs.target")
+    scripts.enable_unit(tree, "busvm-ssh.socket")
+    tree.add_directory("etc/dropbear", 0o700)  # its keys
     preset = "".join(f"disable {unit}\n" for unit in DISABLED)
     tree.add_file("etc/systemd/system-preset/10-busvm.preset", preset)
     for unit in MASKED:

@@ -1,0 +1,115 @@
+"""The network that needs no privilege: Debian as ``make run`` boots it gets an address, a resolver and an ssh."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+
+import pytest
+
+from tests.guest import network
+from tests.guest.expect import Guest
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+
+
+@contextmanager
+def serving(data: bytes) -> Iterator[tuple[int, Queue[bytes]]]:
+    """Run a server of the host's that sends ``data`` and then hears until the end, once or more."""
+    heard: Queue[bytes] = Queue()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer:
+                    parts = [peer.recv(5)]
+                    if parts == [b"give\n"]:
+                        peer.sendall(data)
+                        continue
+                    while part := peer.recv(1 << 20):
+                        parts.append(part)
+                    heard.put(b"".join(parts))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], heard
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_debian_has_a_network(debian: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vm.toml"
+    card = ['backend = "user"', 'forward = ["tcp:127.0.0.1:0:22"]', 'pcap = "net.pcap"', 'hostname = "guest"']
+    path.write_text(network.with_card("user", debian, *card))
+    data = hashlib.shake_128(b"down").digest(16 * network.MIB)
+    with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest, serving(data) as (port, heard):
+        guest.login(network.PASSWORD)
+        said = guest.run("for i in $(seq 100); do ip -4 addr | grep 10.0.2.15 && break; sleep 0.2; done", 60)
+        assert "10.0.2.15/24" in said, guest.run("ip addr; networkctl status")
+        assert "10.0.2.3" in guest.run("cat /etc/resolv.conf")
+        guest.run("getent ahostsv4 www.debian.org", 60)
+        assert network.ping(guest, "10.0.2.2") == 3
+        assert "dropbear" in ssh_banner(ssh_port("user"))
+        got = guest.run(f"exec 3<>/dev/tcp/10.0.2.2/{port}; echo give >&3; sha256sum <&3", 120)
+        assert network.digest_of(got) == hashlib.sha256(data).hexdigest()
+        guest.run(f"head -c {16 * network.MIB} /dev/urandom > /tmp/up")
+        sent = network.digest_of(guest.run("sha256sum < /tmp/up"))
+        guest.run(f"cat /tmp/up > /dev/tcp/10.0.2.2/{port}", 120)
+        assert hashlib.sha256(heard.get(timeout=60)).hexdigest() == sent
+        guest.type("poweroff -f")
+        assert guest.status(60) == 0
+    capture = tmp_path / "net.pcap"
+    messages = shown(capture, "dhcp.option.dhcp", "dhcp.option.dhcp")
+    assert messages[:4] == ["1", "2", "3", "5"]  # discover, offer, request, acknowledgement
+    assert shown(capture, "dns.flags.response == 0", "dns.qry.name")[0] == "www.debian.org"
+    if resolver_answers():
+        assert shown(capture, "dns.flags.response == 1", "dns.qry.name")[0] == "www.debian.org"
+
+
+def shown(capture: Path, which: str, field: str) -> list[str]:
+    """Return a field of some frames, as tshark has it."""
+    command = ["tshark", "-r", str(capture), "-Y", which, "-T", "fields", "-e", field]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+
+def resolver_answers() -> bool:
+    """Return whether the host's own resolver says anything at all."""
+    found = re.search(r"^nameserver\s+(\S+)", Path("/etc/resolv.conf").read_text(), re.M)
+    if not found:
+        return False
+    query = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\3www\6debian\3org\0\0\1\0\1"
+    with socket.socket(socket.AF_INET6 if ":" in found[1] else socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(5)
+        try:
+            asker.sendto(query, (found[1], 53))
+            return bool(asker.recv(1000))
+        except OSError:
+            return False
+
+
+def ssh_port(vm: str) -> int:
+    """Return the port that was free."""
+    command = [sys.executable, "-m", "orchestrator", "inspect", vm, "net0"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = re.search(r"tcp:127\.0\.0\.1:(\d+)", said)
+    assert found is not None, said
+    return int(found[1])
+
+
+def ssh_banner(port: int) -> str:
+    """Return how the server at a port of the host introduces itself."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
+        peer.settimeout(60)
+        return peer.recv(200).decode(errors="replace")
