@@ -61,7 +61,9 @@ image: install ## build the Debian image into images/debian, once
 	$(BIN)/orchestrator image debian -o $(IMAGE)
 
 run: install ## boot Debian and join its console; without apt, the embedded guest
-	@$(functions); need dbus-daemon dbus; obtain || exit 1
+	@$(functions); need dbus-daemon dbus; \
+	$(BIN)/python -c 'import ctypes; ctypes.CDLL("libslirp.so.0")' 2>/dev/null || need passt libslirp0; \
+	obtain || exit 1
 	@if [ -e $(IMAGE)/vm.toml ] || $(MAKE) --no-print-directory image; then \
 	    exec $(BIN)/orchestrator up $(IMAGE)/vm.toml; \
 	else \

@@ -81,7 +81,7 @@ class Rings:
         """Return what serves the messages about rings."""
         r = Request
         return {
-            r.GET_QUEUE_NUM: lambda _message: U64(self._device.queue_count),
+            r.GET_QUEUE_NUM: lambda _message: U64(self._device.front_end_queues),
             r.SET_VRING_NUM: self._set_num,
             r.SET_VRING_ADDR: self._set_addr,
             r.SET_VRING_BASE: self._set_base,
@@ -193,8 +193,10 @@ class Rings:
         state = message.get(VringState)
         if state.num > 1:
             raise Malformed(f"SET_VRING_ENABLE {state.num}")
-        self._ring(state.index).enabled = bool(state.num)
-        self._device.pending.add(state.index)
+        ring = self._ring(state.index)
+        ring.enabled = bool(state.num)
+        self._device.ring_enabled(ring.index, ring.enabled or self.always_enabled)
+        self._device.pending.add(ring.index)
 
     def _set_kick(self, message: Message) -> None:
         word = message.get(U64)
@@ -292,6 +294,7 @@ class Rings:
             self._stop(ring)
             self._drop_kick(ring)
             ring.enabled = False
+            self._device.ring_enabled(ring.index, self.always_enabled)
             ring.size = 0
             ring.addr = None
         self._unclaim()

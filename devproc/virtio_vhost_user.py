@@ -124,6 +124,14 @@ class VirtioVhostUser(VirtioTransport):
     def refresh(self) -> None:
         """Look again at what the host provides."""
 
+    @property
+    def front_end_queues(self) -> int:
+        """What is answered to the question how many queues there are."""
+        return self.queue_count
+
+    def ring_enabled(self, index: int, enabled: bool) -> None:
+        """Note that the front-end lets a ring be served, or not: nothing is put into it on the device's own account."""
+
     def hurry(self) -> None:
         """Start what the device holds back for a policy of its own."""
 

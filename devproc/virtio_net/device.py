@@ -69,6 +69,7 @@ class NetworkCard(VirtioDevice):
         self._coalescing = Coalescing(self._limits, super().notify)
         self._receivers: dict[int, Receiver] = {}
         self._starving: set[int] = set()
+        self._disabled: set[int] = set()
         self._held: dict[int, Chain] = {}  # transmit queue → a frame that the network did not take
         self._listens = self._wanted = True
         self._detour = False  # the room that was handed out last is our own
@@ -159,6 +160,23 @@ class NetworkCard(VirtioDevice):
         """Forget its buffers: those not used yet go back to the driver, who has them still."""
         self._drop_queue(index)
         return super().stop_ring(index)  # type: ignore[misc, no-any-return]
+
+    @property
+    def front_end_queues(self) -> int:
+        """Pairs: what QEMU compares with the ``queues`` of its vhost-user network; its control queue is its own."""
+        return self.config.queues
+
+    def ring_enabled(self, index: int, enabled: bool) -> None:
+        """Take a ring as in use, or no more: this is how a front-end says what VQ_PAIRS_SET has said to it."""
+        if enabled:
+            self._disabled.discard(index)
+        else:
+            self._disabled.add(index)
+        self._spread()
+
+    def _spread(self) -> None:
+        if self.transport == "vhost-user":
+            self.use(max(1, sum(index not in self._disabled for index in self._receivers)))
 
     def _drop_queue(self, index: int) -> None:
         self.network.flush()
@@ -263,9 +281,10 @@ class NetworkCard(VirtioDevice):
             return super().doorbell(index)
         queue = self.queues.get(index)
         if queue is not None and self._running and self.bus_master:
-            if index not in self._receivers:
+            if index not in self._receivers or self._receivers[index].queue is not queue:
                 self._receivers[index] = self._receiver(queue)
                 self._agree()
+                self._spread()
             queue.quiet()
             self._starving.discard(index)
             self._listen()
@@ -408,7 +427,7 @@ class NetworkCard(VirtioDevice):
         if pair is None:
             pair = self._steering.pair(frame[:START]) if self._steering.pairs > 1 else 0
         receiver = self._receivers.get(2 * pair) or self._receivers.get(0)
-        if receiver is None:
+        if receiver is None or receiver.queue.index in self._disabled:
             self.counters["frames_unwanted"] += 1
             return True
         size = HEADER + len(frame)
@@ -427,7 +446,7 @@ class NetworkCard(VirtioDevice):
         If there are some, which may do for a smaller frame, it is read elsewhere and copied.
         """
         receiver = self._receivers.get(2 * pair)
-        if receiver is None:
+        if receiver is None or 2 * pair in self._disabled:
             return None
         while self._hears():
             pieces = receiver.pieces(size)

@@ -26,7 +26,7 @@ class Side:
 
     def __init__(self, qemu: Qemu, image: Path, folder: Path, *extra: str, device: str = "") -> None:
         folder.mkdir()
-        self.back_end = BackEnd(image, folder, "--handover")
+        self.back_end = BackEnd.disk(image, folder, "--handover")
         self.control = folder / "qmp"
         command = [*embedded(qemu, self.back_end, COMMANDS, device=device), *Monitor.option(self.control), *extra]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)

@@ -44,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     def run(image: Path, *options: str) -> BackEnd:
         folder = tmp_path / f"b{len(started)}"
         folder.mkdir()
-        started.append(BackEnd(image, folder, *options))
+        started.append(BackEnd.disk(image, folder, *options))
         return started[-1]
 
     yield run

@@ -43,16 +43,18 @@ QEMUS = {"system": system_qemu, "new": new_qemu}
 
 
 class BackEnd:
-    """The process under test; ``start`` again after ``kill``."""
+    """The process under test, which ``module`` runs; ``start`` again after ``kill``."""
 
-    def __init__(self, image: Path, folder: Path, *options: str) -> None:
+    def __init__(self, module: str, folder: Path, *options: str) -> None:
         self.socket = folder / "vhost"
         self.log = folder / "back-end.log"
-        self._command = [
-            sys.executable, "-m", "devproc.virtio_blk", "--vhost-user", str(self.socket), "--image", str(image),
-            "--serial", "BUSVM-0", *options,
-        ]  # fmt: skip
+        self._command = [sys.executable, "-m", module, "--vhost-user", str(self.socket), *options]
         self.start()
+
+    @classmethod
+    def disk(cls, image: Path, folder: Path, *options: str) -> Self:
+        """Return one that serves a disk."""
+        return cls("devproc.virtio_blk", folder, "--image", str(image), "--serial", "BUSVM-0", *options)
 
     def start(self) -> None:
         """Start it, and return when its socket is there."""
