@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,9 +35,9 @@ def program(name: str) -> str:
     return found
 
 
-def newer(path: str) -> list[str]:
+def newer(path: str, name: str = "back-ends", packages: Sequence[str] = ("qemu-utils", "virtiofsd")) -> list[str]:
     """Return the words that start a program of Debian testing, with the C library of its own distribution."""
-    root = testing_suite.unpacked("back-ends", ("qemu-utils", "virtiofsd"))
+    root = testing_suite.unpacked(name, packages)
     loader = next(root.glob("usr/lib*/**/ld-linux-x86-64.so.2"))
     return [str(loader), "--library-path", f"{root}/usr/lib/x86_64-linux-gnu:{root}/usr/lib64", f"{root}/usr/{path}"]
 
