@@ -7,46 +7,15 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import Queue
 
 import pytest
 
 from tests.guest import network
 from tests.guest.expect import Guest
+from tests.guest.server import serving
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
-
-
-@contextmanager
-def serving(data: bytes) -> Iterator[tuple[int, Queue[bytes]]]:
-    """Run a server of the host's that sends ``data`` and then hears until the end, once or more."""
-    heard: Queue[bytes] = Queue()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = listener.accept()
-                except OSError:
-                    return
-                with peer:
-                    parts = [peer.recv(5)]
-                    if parts == [b"give\n"]:
-                        peer.sendall(data)
-                        continue
-                    while part := peer.recv(1 << 20):
-                        parts.append(part)
-                    heard.put(b"".join(parts))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1], heard
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
 
 
 def test_debian_has_a_network(debian: Path, tmp_path: Path) -> None:

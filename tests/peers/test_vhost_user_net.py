@@ -12,7 +12,7 @@ import pytest
 from tests.guest import network
 from tests.guest.conftest import build
 from tests.guest.expect import Guest
-from tests.guest.test_network_user import serving
+from tests.guest.server import serving
 from tests.peers.vhost_user_qemu import QEMUS, BackEnd, Qemu
 
 pytestmark = [pytest.mark.boot, pytest.mark.peer, pytest.mark.timeout(600)]

@@ -13,7 +13,7 @@ import pytest
 from tests.guest import network
 from tests.guest.conftest import build, on_a_snapshot
 from tests.guest.expect import Guest
-from tests.guest.test_network_user import serving
+from tests.guest.server import serving
 from tests.peers import back_ends
 
 pytestmark = [pytest.mark.boot, pytest.mark.peer, pytest.mark.timeout(600)]
