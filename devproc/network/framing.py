@@ -1,8 +1,9 @@
 """Frames on a stream socket, each behind its length in four bytes, as QEMU's ``-netdev stream`` and passt have them.
 
-A burst leaves with one ``sendmsg`` from where the frames are. What the socket does not take of it is copied, once, and
-until that has gone the card is told to wait: nothing but the rest of one burst ever lies here. A peer that takes
-nothing for a second is one that the guest no longer waits for; its frames are lost, and counted, until it reads again.
+A burst leaves with one ``sendmsg`` per 32 kB from where the frames are: passt (2023) loses its place when a read ends
+inside a length, and so much arrives together. What the socket does not take is copied, once, and until that has gone
+the card is told to wait: nothing but the rest of one burst ever lies here. A peer that takes nothing for a second is
+one that the guest no longer waits for; its frames are lost, and counted, until it reads again.
 
 What arrives is read by as much as there is, up to 256 KiB at once, and delivered from there. A frame that the card has
 no room for stays, with all behind it, and then the socket is not read: the peer's own end tells it to wait.
@@ -31,7 +32,9 @@ COUNTERS = ("frames_peer_slow", "frames_too_long", "frames_too_short", "bad_leng
 
 _LENGTH = struct.Struct(">I")
 _READ = 1 << 18  # bytes at once
-_BURST = 1 << 17  # bytes of a burst; a UNIX socket takes about 200 KiB by default
+_BURST = (
+    32_000  # bytes of whole frames at once, which a UNIX socket carries in one piece (af_unix.c, UNIX_SKB_FRAGS_SZ)
+)
 _PIECES = 1000  # of a burst; the kernel takes 1024 (IOV_MAX)
 
 
@@ -90,23 +93,23 @@ class Framing:
 
     def send(self, header: Buffer, frame: Pieces) -> bool:
         """Put a frame into the burst, which ``flush`` ends; ``False``: the peer is behind, ``writable`` will follow."""
+        size = sum(map(len, frame)) + self._prefix
+        if self._burst and (self._burst_size + size > _BURST or len(self._burst) + len(frame) > _PIECES):
+            self.flush()
         if self._rest:
             if self._stalled:
                 self._counters["frames_peer_slow"] += 1
                 return True
             self._refused = True
             return False
-        size = sum(map(len, frame))
-        if size > FRAME_MAX:
+        if size > FRAME_MAX + self._prefix:
             self._counters["frames_too_long"] += 1
             return True
         if self._prefix:
-            self._burst += (_LENGTH.pack(size + HEADER), header, *frame)
+            self._burst += (_LENGTH.pack(size), header, *frame)
         else:
             self._burst += (_LENGTH.pack(size), *frame)
-        self._burst_size += size
-        if self._burst_size > _BURST or len(self._burst) > _PIECES:
-            self.flush()
+        self._burst_size += size + _LENGTH.size
         return True
 
     def flush(self) -> None:

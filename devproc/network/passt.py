@@ -34,6 +34,7 @@ PROGRAM = "passt"
 _READY_S = 5.0
 _END_S = 1.0
 _BACKOFF_S, _BACKOFF_MOST_S = 0.1, 10.0
+_SENDS = 1 << 24
 _LINES_MOST = 20  # of its messages in the log, per start
 
 
@@ -115,6 +116,8 @@ class Process:
         self.started = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self.socket, theirs = socket.socketpair()
+        # what does not fit it takes for lost, and TCP sends it again: 15 MB/s by default; net.core.wmem_max limits it
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENDS)
         self.words, said = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ready, ready = os.pipe2(os.O_CLOEXEC)
         try:

@@ -9,6 +9,7 @@ A Python exception must not unwind through C: each callback has a value to retur
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import struct
@@ -240,7 +241,7 @@ class Slirp:
             raise OSError(self._ffi.errno, "")
         self.fill()
         for fd in set(self._interest) - before:
-            with socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as copy:
+            with socket.socket(fileno=os.dup(fd)) as copy:
                 name = copy.getsockname()
             return name[:2] if isinstance(name, tuple) else None
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -258,3 +259,33 @@ def test_any_bytes_end_in_frames_or_the_end(wire: Make, seed: int) -> None:
     line.peer.sendall(struct.pack(">I", 100) + random.Random(seed).randbytes(5000))
     line.peer.close()
     line.until(lambda: line.reasons)
+
+
+def test_what_leaves_at_once_is_whole_frames() -> None:
+    """passt 2023 reads on in the middle of nowhere after a read that ended inside a length; messages show the cuts."""
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    descriptors, counters = Descriptors(), dict[str, int]()
+    framing = Framing(ours, descriptors, ScriptedCard(), print, counters)
+    frames = [frame(size, index) for index, size in enumerate((1514, 60, 9000, 31_000, 65_000, 14) * 8)]
+    seen = b""
+    for each in frames:
+        assert framing.send(PLAIN, [memoryview(each)])
+        while select.select([peer], [], [], 0)[0]:
+            seen += cut(peer.recv(1 << 17))
+    framing.flush()
+    while select.select([peer], [], [], 0)[0]:
+        seen += cut(peer.recv(1 << 17))
+    assert seen == framed(*frames)
+    framing.close()
+    peer.close()
+    descriptors.close()
+
+
+def cut(message: bytes) -> bytes:
+    """Return a message, which has to be of whole frames, and of one if it is large."""
+    at = count = 0
+    while at < len(message):
+        at, count = at + 4 + int.from_bytes(message[at : at + 4], "big"), count + 1
+    assert at == len(message)
+    assert len(message) < 33_000 or count == 1
+    return message
