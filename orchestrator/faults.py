@@ -70,8 +70,10 @@ def _place(config: Config | None, name: str, message: str) -> str:
             return f"{config.places.of('device', index, 'command')}: {name}: "
         if device.id != name:
             continue
-        for key, value in device.options:
-            if value and not isinstance(value, (bool, int)) and str(value) in message:
-                return f"{config.places.of('device', index, key)}: {name}.{key}: "
+        texts = {key: str(value) for key, value in device.options if value and not isinstance(value, (bool, int))}
+        named = [key for key, text in texts.items() if text in message]
+        if named:
+            key = max(named, key=lambda key: len(texts[key]))  # one value may be part of another
+            return f"{config.places.of('device', index, key)}: {name}.{key}: "
         return f"{config.places.of('device', index, 'id')}: {name}: "
     return f"{name}: "

@@ -49,7 +49,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def file_meant(given: Path | None) -> Path | None:
     """Return the file a command means: the given one, that of the given folder, vm.toml here, or none."""
     if given is not None:
-        return given / vm_config.FILE_NAME if given.is_dir() else given
+        return given / vm_config.FILE_NAME if os.path.isdir(given) else given
     here = Path(vm_config.FILE_NAME)
     return here if here.is_file() else None
 
