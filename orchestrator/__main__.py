@@ -31,6 +31,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "reset": "control",
     "powerdown": "control",
     "restart": "control",
+    "link": "link",
     "gdb": "gdb",
     "image": "images",
     "doctor": "doctor",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +40,10 @@ def test_debian_has_a_network(debian: Path, tmp_path: Path) -> None:
         sent = network.digest_of(guest.run("sha256sum < /tmp/up"))
         guest.run(f"cat /tmp/up > /dev/tcp/10.0.2.2/{port}", 120)
         assert hashlib.sha256(heard.get(timeout=60)).hexdigest() == sent
+        the_link_goes_and_comes(guest)
+        a_process_dies(guest)
+        got = guest.run(f"exec 3<>/dev/tcp/10.0.2.2/{port}; echo give >&3; sha256sum <&3", 120)
+        assert network.digest_of(got) == hashlib.sha256(data).hexdigest()
         guest.type("poweroff -f")
         assert guest.status(60) == 0
     capture = tmp_path / "net.pcap"
@@ -68,10 +75,37 @@ def resolver_answers() -> bool:
             return False
 
 
+def orchestrator(*words: str) -> str:
+    """Run a command and return what it prints."""
+    command = [sys.executable, "-m", "orchestrator", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def the_link_goes_and_comes(guest: Guest) -> None:
+    """Plug the cable out and in; the guest sees both."""
+    card = network.card_of(guest)
+    orchestrator("link", "user", "net0", "down")
+    assert "net0: down" in orchestrator("link", "user", "net0")
+    assert "0" in guest.run(f"sleep 0.5; cat /sys/class/net/{card}/carrier")
+    orchestrator("link", "user", "net0", "up")
+    assert "1" in guest.run(f"sleep 0.5; cat /sys/class/net/{card}/carrier")
+    orchestrator("link", "user", "net0", "announce")
+
+
+def a_process_dies(guest: Guest) -> None:
+    """Kill the card's process; its successor serves the same driver."""
+    listed = json.loads(orchestrator("ps", "user", "--json"))
+    rows = listed["processes"] if isinstance(listed, dict) else listed[0]["processes"]
+    os.kill(next(row["pid"] for row in rows if row["id"] == "net0"), signal.SIGKILL)
+    for _ in range(30):
+        if network.ping(guest, "10.0.2.2", 1):
+            return
+    pytest.fail("no ping after the process died")
+
+
 def ssh_port(vm: str) -> int:
     """Return the port that was free."""
-    command = [sys.executable, "-m", "orchestrator", "inspect", vm, "net0"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    said = orchestrator("inspect", vm, "net0")
     found = re.search(r"tcp:127\.0\.0\.1:(\d+)", said)
     assert found is not None, said
     return int(found[1])
