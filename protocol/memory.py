@@ -37,8 +37,8 @@ def full_fence() -> None:
 
 
 def shm_name(vm: str, what: str) -> str:
-    """Return the name under ``/dev/shm`` of one object of one VM."""
-    return f"busvm.{vm}.{what}"
+    """Return the name under ``/dev/shm`` of one object of one VM; two users may each have a VM of that name."""
+    return f"busvm-{os.getuid()}.{vm}.{what}"
 
 
 def sealed(name: str, size: int) -> int:

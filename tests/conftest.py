@@ -65,7 +65,7 @@ def _ours() -> list[psutil.Process]:
 
 def _abandoned_shm(before: set[str]) -> list[str]:
     """Return new names in /dev/shm that no process has open: others may run VMs here at the same time."""
-    fresh = {path.name for path in _SHM.glob("busvm.*")} - before
+    fresh = {path.name for path in _SHM.glob("busvm-*")} - before
     for links in Path("/proc").glob("[0-9]*/fd") if fresh else ():
         with suppress(OSError):
             for link in links.iterdir():
@@ -87,7 +87,7 @@ def _descriptors() -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    shared, descriptors = {path.name for path in _SHM.glob("busvm.*")}, _descriptors()
+    shared, descriptors = {path.name for path in _SHM.glob("busvm-*")}, _descriptors()
     yield
     deadline = time.monotonic() + _SETTLE_S
     while (left := _ours()) and time.monotonic() < deadline:

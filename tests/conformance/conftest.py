@@ -20,7 +20,7 @@ import pytest
 from xprocess import ProcessStarter
 
 from protocol.errors import ProtocolError
-from protocol.memory import SHM
+from protocol.memory import SHM, shm_name
 from tests.conformance.fake_cpu import DeviceGone, FakeCpu
 from tests.conformance.sides import BusSide, Side, VhostSide, side
 from tests.conformance.subject import SECTORS, Process, Subject, chosen
@@ -209,7 +209,7 @@ def cpu(bus_address: str, runtime: Path) -> Iterator[FakeCpu]:
 def nothing_left() -> Iterator[None]:
     """Fail the run if it leaves shared memory or processes of a VM behind."""
     yield
-    left = [path.name for path in SHM.glob(f"busvm.fake{os.getpid()}x*")]
+    left = [path.name for path in SHM.glob(shm_name(f"fake{os.getpid()}x*", "*"))]
     left += [f"{p.pid} {p.name()}" for p in psutil.Process().children() if "devproc" in " ".join(p.cmdline())]
     assert not left
 

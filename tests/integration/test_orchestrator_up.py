@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from protocol.memory import SHM, shm_name
 from protocol.names import Runtime
 from tests.conftest import VM, Cli
 
@@ -44,7 +45,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None
 def left_of(name: str = VM) -> list[str]:
     """Return what a VM has left behind."""
     runtime = Runtime(name)
-    found = [str(path) for path in Path("/dev/shm").glob(f"busvm.{name}.*")]
+    found = [str(path) for path in SHM.glob(shm_name(name, "*"))]
     return found + ([str(runtime.folder)] if runtime.folder.exists() else [])
 
 

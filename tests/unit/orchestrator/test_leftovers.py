@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import leftovers
+from protocol.memory import SHM, shm_name
 from protocol.names import Runtime
 from tests.conftest import VM
 
@@ -17,7 +18,7 @@ SHM = Path("/dev/shm")
 @pytest.fixture
 def names() -> Iterator[list[str]]:
     """Make names as a killed VM leaves them, and some of a VM whose name begins alike."""
-    made = [f"busvm.{VM}.{what}" for what in ("ram", "irq", "clock", "dev.disk0", "b.ram", "b.dev.disk0")]
+    made = [shm_name(VM, what) for what in ("ram", "irq", "clock", "dev.disk0", "b.ram", "b.dev.disk0")]
     for name in made:
         (SHM / name).touch()
     yield made

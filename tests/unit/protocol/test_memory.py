@@ -60,7 +60,7 @@ def test_no_space_is_said_and_leaves_nothing() -> None:
         created(vm, {"irq": SIZE, "ram": room.f_bavail * room.f_frsize + (1 << 30)}),
     ):
         pass
-    assert not list(SHM.glob(f"busvm.{vm}.*"))
+    assert not list(SHM.glob(shm_name(vm, "*")))
 
 
 def test_an_object_smaller_than_said_is_refused() -> None:
