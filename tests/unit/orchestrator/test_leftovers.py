@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,6 @@ from orchestrator import leftovers
 from protocol.memory import SHM, shm_name
 from protocol.names import Runtime
 from tests.conftest import VM
-
-SHM = Path("/dev/shm")
 
 
 @pytest.fixture
