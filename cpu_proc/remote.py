@@ -171,7 +171,9 @@ class Remote:
             self.shared.store(entry.image + offset, size, value)
         elif kinds == {WriteKind.DROP}:
             self.counters["undefined"] += 1
-        elif kinds == {WriteKind.DOORBELL}:
+        elif kinds in ({WriteKind.DOORBELL}, {WriteKind.RING}):
+            if WriteKind.RING in kinds:
+                self.shared.store(entry.image + offset, size, value)
             self.ring(offset, size, value)
             return -1
         else:

@@ -87,7 +87,8 @@ class Register:
     ``access`` is ``r``, ``rw``, ``w`` or ``rw1c`` (write one to clear). ``mask`` has the bits a write reaches.
     ``shadow=True`` insists that reads are free of side effects. With ``store=False`` the write hook decides alone what
     is kept; otherwise the new value is in the page before the hook runs. ``sync=True`` holds the hart until a write
-    has had its effect. A store to a ``doorbell`` register rings the doorbell whose number it carries.
+    has had its effect. A store to a ``doorbell`` register rings the doorbell whose number it carries; a register that
+    ``rings`` is plain storage, and a store also rings the doorbell of its place.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Register:
         store: bool = True,
         sync: bool = False,
         doorbell: bool = False,
+        rings: bool = False,
         doc: str = "",
     ) -> None:
         window = where if isinstance(where, Window) else Window(where, 0, where.size)
@@ -121,6 +123,7 @@ class Register:
         self.keep = store
         self.sync = sync
         self.is_doorbell = doorbell
+        self.rings = rings
         self.doc = doc
         self.name = ""
         self.read_hook: str | None = None
@@ -174,6 +177,8 @@ class Register:
             return WriteKind.DROP
         if self.is_doorbell:
             return WriteKind.DOORBELL
+        if self.rings:
+            return WriteKind.RING
         if self.sync:
             return WriteKind.SYNC
         plain = self.access != "rw1c" and self.write_hook is None

@@ -94,6 +94,7 @@ class WriteKind(IntEnum):
     DOORBELL = 2  # no value matters beyond which doorbell: wake the device
     DROP = 3  # read-only or nothing there
     SYNC = 4  # send it to the device, and wait until the device has done it
+    RING = 5  # plain storage, and a doorbell: put it into the image, then wake the device
 
 
 def kind(read: ReadKind, write: WriteKind) -> int:

@@ -285,9 +285,11 @@ def device_store(S, va, pa, size, value):
             if write == 1:
                 poke(load_i64(row + st.W_IMAGE * 8) + offset, size, value)
                 return
-            if write == 2:
+            if write in (2, 5):
                 bell = doorbell_of(row, offset, size, value)
                 if bell >= 0 and bell < load_i64(row + st.W_DOORBELLS * 8):
+                    if write == 5:
+                        poke(load_i64(row + st.W_IMAGE * 8) + offset, size, value)
                     fd = load_i32(load_i64(row + st.W_DOORBELL_FDS * 8) + bell * 4)
                     call_3(S[st.WRITE_FUNCTION], fd, S[st.ONE_HOST], 8)
                     S[st.DOORBELLS] += 1

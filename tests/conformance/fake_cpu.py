@@ -238,7 +238,9 @@ class FakeCpu:
             kind = WriteKind(found.pop()) if len(found) == 1 else WriteKind.POST  # SYNC comes with whole registers
         if kind is WriteKind.DROP:
             self.counters["dropped_writes"] += 1
-        elif kind is WriteKind.DOORBELL:
+        elif kind in (WriteKind.DOORBELL, WriteKind.RING):
+            if kind is WriteKind.RING:
+                self._store(bar, image, offset, value.to_bytes(size, "little"))
             stride = self.page.doorbell_stride
             bell = (offset - self.page.doorbell_offset) // stride if stride else value & 0xFFFF
             if bell < len(self._doorbells):

@@ -27,6 +27,7 @@ class Sample(PciDevice):
     byte = Register(bar0, 0x16, width=1)
     wide = Register(bar0, 0x18, width=8)
     veto = Register(bar0, 0x20, store=False)
+    tail = Register(bar0, 0x24, rings=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +69,7 @@ def test_kinds_follow_from_the_declaration() -> None:
         "byte": (ReadKind.PAGE, WriteKind.STORE),
         "wide": (ReadKind.PAGE, WriteKind.STORE),
         "veto": (ReadKind.PAGE, WriteKind.POST),
+        "tail": (ReadKind.PAGE, WriteKind.RING),
     }
 
 

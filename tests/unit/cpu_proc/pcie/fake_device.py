@@ -17,6 +17,7 @@ READ_ONLY = kind(ReadKind.PAGE, WriteKind.DROP)
 MESSAGE = kind(ReadKind.MESSAGE, WriteKind.POST)
 NOTHING = kind(ReadKind.ZERO, WriteKind.DROP)
 BELL = kind(ReadKind.ZERO, WriteKind.DOORBELL)
+RING = kind(ReadKind.PAGE, WriteKind.RING)
 
 BAR0_SIZE, BAR0_IMAGE, BAR0_KINDS = 0x1000, 0x8000, 0x9000  # registers, a message each; doorbells at 0x800
 BAR1_SIZE, BAR1_IMAGE, BAR1_KINDS = 0x1000, 0xA000, 0xB000  # MSI-X: table at 0, pending bits at 0x800
@@ -49,6 +50,7 @@ def make_page(irq_base: int = 0) -> Shared:
     page.bar(4).set(BAR4_SIZE, BAR4_IMAGE, BAR4_KINDS, 4)
     shared.u8[BAR0_KINDS : BAR0_KINDS + 0x800] = bytes([MESSAGE]) * 0x800
     shared.u8[BAR0_KINDS + 0x800 : BAR0_KINDS + 0x810] = bytes([BELL]) * 0x10
+    shared.u8[BAR0_KINDS + 0x808 : BAR0_KINDS + 0x80C] = bytes([RING]) * 4
     shared.u8[BAR0_KINDS + 0x810 : BAR0_KINDS + BAR0_SIZE] = bytes([NOTHING]) * (BAR0_SIZE - 0x810)
     shared.u8[BAR1_KINDS : BAR1_KINDS + 0x800] = bytes([PLAIN]) * 0x800
     shared.u8[BAR1_KINDS + 0x800 : BAR1_KINDS + BAR1_SIZE] = bytes([READ_ONLY]) * 0x800

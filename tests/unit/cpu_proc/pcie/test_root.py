@@ -220,6 +220,14 @@ def test_doorbell_rings_its_eventfd(plant: Plant) -> None:
     assert plant.link.sent == []
 
 
+def test_a_store_that_rings_is_kept_too(plant: Plant) -> None:
+    plant.enable()
+    plant.write(ADDRESS0 + 0x808, 4, 0x1234)
+    assert plant.read(ADDRESS0 + 0x808, 4) == 0x1234
+    assert os.eventfd_read(plant.function.doorbells[2]) == 1
+    assert plant.link.sent == []
+
+
 def test_nothing_reads_as_zero_and_drops(plant: Plant) -> None:
     plant.enable()
     assert plant.read(ADDRESS0 + 0x900, 4) == 0
