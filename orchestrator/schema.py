@@ -49,6 +49,7 @@ DEVICE_TYPES = {
     "virtio-console": DeviceType("devproc.virtio_console", "A terminal, and named ports to programs on the host."),
     "virtio-net": DeviceType("devproc.virtio_net", "A network card."),
     "virtio-rng": DeviceType("devproc.virtio_rng", "Random numbers for the guest's kernel."),
+    "e1000e": DeviceType("devproc.e1000e", "Intel's network card 82574L, for guests without virtio."),
     "vhost-user": DeviceType("devproc.vhost_user", "A device that somebody else's vhost-user back-end serves."),
 }
 
@@ -79,8 +80,9 @@ class Key:
 
 
 _BLK = ("virtio-blk",)
-NETWORK_CARDS = ("virtio-net",)
+NETWORK_CARDS = ("e1000e", "virtio-net")
 _NET = NETWORK_CARDS
+_VIRTIO_NET = ("virtio-net",)
 _USER = ("user",)
 _BOTH = ("user", "passt")
 _RNG = ("virtio-rng",)
@@ -170,9 +172,9 @@ KEYS = (
         "device",
         "type",
         Kind.TEXT,
-        "`virtio-blk`, `virtio-console`, `virtio-net`, `virtio-rng`, `vhost-user`; `python:MODULE:CLASS` for a device "
-        "of your own from its class, in the file's folder; `python:MODULE` if it has a program of its own, run as "
-        "`python -m MODULE`.",
+        "`virtio-blk`, `virtio-console`, `virtio-net`, `virtio-rng`, `vhost-user`, `e1000e`; `python:MODULE:CLASS` for "
+        "a device of your own from its class, in the file's folder; `python:MODULE` if it has a program of its own, "
+        "run as `python -m MODULE`.",
         required=True,
     ),
     Key(
@@ -283,7 +285,7 @@ KEYS = (
         "Largest packet, which the guest is told. Without it: what suits the network.",
         least=68,
         most=65535,
-        types=_NET,
+        types=_VIRTIO_NET,
         option="--mtu",
     ),
     Key(
@@ -300,7 +302,7 @@ KEYS = (
         Kind.FLAG,
         "Stand by for a card of the same address (Linux: net_failover).",
         default=False,
-        types=_NET,
+        types=_VIRTIO_NET,
         option="--standby",
     ),
     Key(
@@ -511,7 +513,7 @@ KEYS = (
         default=1,
         least=1,
         most=64,
-        types=_BLK + _NET + _VHOST_USER,
+        types=_BLK + _VIRTIO_NET + _VHOST_USER,
         option="--queues",
     ),
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=_BLK, option="--serial"),
