@@ -276,6 +276,10 @@ class E1000e(RegisterFile):
         """Return guest time; 0 without a machine."""
         return self.machine.now_ns() if self._receiver else 0
 
+    def goes_on(self) -> bool:
+        """Tell whether this process goes on where another one ended."""
+        return bool(self._receiver) and self.machine.page.epoch > 1
+
     def set_link(self, *, up: bool) -> None:
         """Plug the cable in or out."""
         self.link = up

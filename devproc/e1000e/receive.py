@@ -139,7 +139,7 @@ class Receiver:
         words = self._device.machine.memory.ram.u64
         for number in reversed(range(count)):
             if number == 0:
-                self._ring.advance((first + count) % span.entries)
+                self._ring.advance((first + count) % span.entries, span.size)
             here = min(length - number * shape.room, shape.room)
             last = number == count - 1
             status = state.rx_status | Rx.DD | Rx.EOP if last else Rx.DD | state.rx_status & Rx.LAP

@@ -35,7 +35,10 @@ class Span(NamedTuple):
 
 
 class Ring:
-    """The five registers of a ring, at ``place`` in BAR 0."""
+    """The five registers of a ring, at ``place`` in BAR 0.
+
+    Head and tail count 16 bytes, also where a descriptor has 32 (Linux's e1000e: twice as much for those).
+    """
 
     def __init__(self, device: RegisterFile, place: int) -> None:
         self._device = device
@@ -48,16 +51,17 @@ class Ring:
         length = words[first + _LENGTH] & _LENGTH_BITS
         if not length:
             return None
-        count, head, tail = length // size, words[first + _HEAD] & 0xFFFF, words[first + _TAIL] & 0xFFFF
+        count, step = length // size, size // DESCRIPTOR
+        head, tail = (words[first + _HEAD] & 0xFFFF) // step, (words[first + _TAIL] & 0xFFFF) // step
         offset = self._device.machine.memory.offset(words[first + 1] << 32 | words[first] & _BASE_BITS, length)
         if offset is None or head >= count or tail >= count or not self._device.bus_master:
             self._device.guest_error("bad_rings", f"ring of {count}, head {head}, tail {tail}, in no memory or beyond")
             return None
         return Span(offset, size, count, head, tail)
 
-    def advance(self, head: int) -> None:
+    def advance(self, head: int, size: int = DESCRIPTOR) -> None:
         """Move the head."""
-        self._words[self._first + _HEAD] = head
+        self._words[self._first + _HEAD] = head * (size // DESCRIPTOR)
 
     def release(self) -> None:
         """Let go of the page."""

@@ -57,9 +57,10 @@ def test_a_split_frame(nic: Nic) -> None:
     nic.set("rctl", ON | Rctl.LPE | 1 << 10)
     for number in range(4):
         nic.ram.u64[(RX_RING - BASE >> 3) + number] = RX_BUFFERS + 0x1000 * number
-    nic.set("rdt", 2)
+    nic.set("rdt", 4)  # in units of 16 bytes
     data = frame(bytes(range(256)) * 5)
     assert nic.device.deliver(data)
+    assert nic.get("rdh") == 2
     words = nic.ram.u64[RX_RING - BASE >> 3 : (RX_RING - BASE >> 3) + 4]
     assert words[1] >> 32 & 0xFFFF == 128
     assert (words[2] >> 16 & 0xFFFF, words[2] >> 32) == (1024, len(data) - 1152)
