@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from tests.guest import network
+from tests.guest.conftest import on_a_snapshot
 from tests.guest.expect import Guest
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(400)]
 
 OURS, PEER = "10.9.0.1", "10.9.0.2"
 PEER_MAC = bytes.fromhex("020000000001")
-MAC = "52:54:00:aa:bb:cc"
+MAC, OTHER_MAC = "52:54:00:aa:bb:cc", "52:54:00:aa:bb:dd"
 
 
 class Echo:
@@ -112,6 +113,16 @@ def bus_address() -> str:
     return found[1]
 
 
+def kill() -> None:
+    """End the card's process, and return when its successor serves."""
+    before = card_process()
+    os.kill(before["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (now := card_process())["epoch"] == before["epoch"] or now["state"] != "attached":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
     text = network.with_card(
         "intel", debian, 'backend = "stream"', 'address = "unix:wire"', "server = true", f'mac = "{MAC}"'
@@ -138,12 +149,7 @@ def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
 
         guest.run(f"ping -q -i 0.05 -c 200 -W 5 {PEER} > /tmp/pings & sleep 1")
         for _ in range(3):
-            before = card_process()
-            os.kill(before["pid"], signal.SIGKILL)
-            deadline = time.monotonic() + 30
-            while (now := card_process())["epoch"] == before["epoch"] or now["state"] != "attached":
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            kill()
             time.sleep(1)
         found = re.search(r"(\d+) received", guest.run("wait; cat /tmp/pings", 60))
         assert found is not None
@@ -155,5 +161,57 @@ def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
         assert echo.longest == 8042
         assert "Hang" not in guest.run("dmesg | grep e1000e")
         echo.close()
+        guest.type("poweroff -f")
+        assert guest.status(60) == 0
+
+
+CARDS = f"""
+[[device]]
+id = "net0"
+type = "e1000e"
+backend = "stream"
+address = "unix:wire"
+server = true
+mac = "{MAC}"
+[[device]]
+id = "net1"
+type = "virtio-net"
+backend = "stream"
+address = "unix:wire"
+mac = "{OTHER_MAC}"
+"""
+LISTEN = (
+    "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 5555, Listen => 1, ReuseAddr => 1) or die; "
+    "$c = $s->accept; binmode $c; print while read($c, $_, 65536)"
+)
+SETUP = """
+ip netns add n{0}; ip link set {1} netns n{0}; ip -n n{0} addr add 10.9.0.{0}/24 dev {1}; ip -n n{0} link set {1} up
+"""
+
+
+def test_transfers_survive_the_process(debian: Path, tmp_path: Path) -> None:
+    """The card's segments, cut by its process, and a virtio-net at the other end, both cards in one guest."""
+    path = tmp_path / "vm.toml"
+    path.write_text(on_a_snapshot("intel").format(image=debian) + CARDS)
+    with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
+        guest.login(network.PASSWORD)
+        guest.run(
+            "systemctl stop systemd-networkd.socket systemd-networkd 2>/dev/null; modprobe e1000e; udevadm settle"
+        )
+        names = [guest.run(f"grep -l {mac} /sys/class/net/*/address | cut -d/ -f5").strip() for mac in (MAC, OTHER_MAC)]
+        for number, name in enumerate(names, 1):
+            guest.run(SETUP.format(number, name).strip())
+        guest.run("until ip netns exec n1 ping -c 1 -W 1 10.9.0.2 > /dev/null; do :; done", 30)
+        wanted = guest.run("head -c 24M /dev/urandom > /dev/shm/blob; sha256sum < /dev/shm/blob", 60)
+        guest.run(f"echo '{LISTEN}' > /tmp/listen.pl")
+        for source, sink in ((1, 2), (2, 1)):
+            guest.run(f"ip netns exec n{sink} perl /tmp/listen.pl > /dev/shm/got & sleep 1")
+            send = f"cat /dev/shm/blob > /dev/tcp/10.9.0.{sink}/5555"
+            guest.type(
+                f"ip netns exec n{source} bash -c '{send}'; wait; sha256sum < /dev/shm/got; echo end-of-''command"
+            )
+            time.sleep(0.7)
+            kill()
+            assert network.digest_of(guest.wait_for("end-of-command\n", 120)) == network.digest_of(wanted)
         guest.type("poweroff -f")
         assert guest.status(60) == 0
