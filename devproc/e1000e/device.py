@@ -329,7 +329,7 @@ class E1000e(RegisterFile):
 
     def _listen(self) -> None:
         """Tell the network whether a frame of a usual size can be taken; with the cable out it is lost."""
-        wanted = self._receiving and (bool(self.state.unplugged) or self._has_room(0))
+        wanted = self._receiving and (not self.link or self._has_room(0))
         self._say_listen(wanted=wanted)
 
     def _say_listen(self, *, wanted: bool) -> None:
@@ -346,7 +346,7 @@ class E1000e(RegisterFile):
             self._say_listen(wanted=False)
             return False
         assert self._receiver is not None
-        if self.state.unplugged:
+        if not self.link:
             self.counters["frames_without_link"] += 1
             return True
         checked, frames = False, iter((frame,))
@@ -368,7 +368,7 @@ class E1000e(RegisterFile):
 
     def room(self, pair: int, size: int) -> list[memoryview] | None:
         """Offer memory of this process: which of the guest's buffers a frame fits, its length decides."""
-        if self._receiving and (self.state.unplugged or self._has_room(size - HEADER)) and size <= len(self._scratch):
+        if self._receiving and (not self.link or self._has_room(size - HEADER)) and size <= len(self._scratch):
             return [memoryview(self._scratch)]
         self._say_listen(wanted=False)
         return None

@@ -189,6 +189,7 @@ class RegisterFile(PciDevice):
     del _name, _at, _count, _step, _doc, _index, _counted
 
     state: State
+    link: bool
     interrupts: Interrupts
     nvm_at: int
     """Where in the page the words of the NVM are."""

@@ -104,7 +104,7 @@ class Transmitter:
         tag = None
         if frame.last & Tx.VLE and device.ctrl & Ctrl.VME:
             tag = (device.vet & 0xFFFF) << 16 | frame.last >> 48
-        if device.state.unplugged:
+        if not device.link:
             device.counters["frames_without_link"] += 1
             return True
         memory = device.machine.memory.ram.u8
