@@ -131,6 +131,7 @@ def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
     path.write_text(text.replace('type = "virtio-net"', 'type = "e1000e"'))
     with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
         guest.login(network.PASSWORD)
+        guest.run("dmesg -n 1")  # the kernel says when the link comes up, between what the shell says
         echo = Echo(tmp_path / "wire")
         guest.run("modprobe e1000e; udevadm settle")
         card = network.set_address(guest, f"{OURS}/24")
@@ -195,6 +196,7 @@ def test_transfers_survive_the_process(debian: Path, tmp_path: Path) -> None:
     path.write_text(on_a_snapshot("intel").format(image=debian) + CARDS)
     with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
         guest.login(network.PASSWORD)
+        guest.run("dmesg -n 1")  # the kernel says when the link comes up, between what the shell says
         guest.run(
             "systemctl stop systemd-networkd.socket systemd-networkd 2>/dev/null; modprobe e1000e; udevadm settle"
         )
