@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from devproc.e1000e.device import Config, E1000e
+from devproc.e1000e.device import E1000e
+from devproc.e1000e.wire import Config
 from devproc.host import Program, main
 from devproc.network import options as network
 

@@ -120,6 +120,7 @@ class Receiver:
             device.counters["without_room"] += 1
             return False
         self._fill(span, shape, frame, status, tag if status & Rx.VP else 0)
+        device.interrupts.received()
         device.counters["frames_in"] += 1
         device.counters["bytes_in"] += length
         self._tally.frame("r", max(length, SHORTEST), frame[0])

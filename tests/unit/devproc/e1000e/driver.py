@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from devproc.device import Device, Machine
-from devproc.e1000e.device import Config, E1000e
+from devproc.e1000e.device import E1000e
 from devproc.e1000e.spec import Cause, Rctl, Tctl
+from devproc.e1000e.wire import Config
 from devproc.poke import settle
 from protocol.memory import Shared
 from tests.unit.devproc.memory import Budget, Crash, Dying

@@ -7,8 +7,9 @@ from hypothesis import given
 
 from devproc.e1000e import nvm
 from devproc.e1000e.__main__ import PROGRAM
-from devproc.e1000e.device import Config, E1000e
+from devproc.e1000e.device import E1000e
 from devproc.e1000e.spec import Cause, Ctrl, CtrlExt, Mdic, Status
+from devproc.e1000e.wire import Config
 from devproc.strategies import Access, accesses, exercise
 from protocol.layout import ReadKind, WriteKind
 from tests.unit.devproc.e1000e.driver import Nic
