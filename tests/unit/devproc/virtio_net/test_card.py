@@ -530,3 +530,30 @@ def test_no_frame_from_the_wire_raises(data: bytes) -> None:
     card.deliver(memoryview(MAC + bytes(6) + b"\x08\x00" + data))
     card.deliver(memoryview(MAC + bytes(6) + b"\x86\xdd" + data))
     Rig.close_all()
+
+
+LENGTHS = [*range(200), *range(200, 0x1_1000, 641), 65535, 65536, 65549, 65553, 65554, 65565, 65566]
+
+
+@KINDS
+def test_frames_of_every_length_leave_or_are_counted(rings: int) -> None:
+    rig = Rig(rings=rings, lend=0x1_2000)
+    for length in LENGTHS:
+        rig.driver.queues[TX].add([(rig.room[TX], length)], [])
+        assert len(rig.driver.serve(TX)) == 1
+    good = [length for length in LENGTHS if 14 + HEADER <= length <= 65535 + 18 + HEADER]
+    assert [len(data) for _, _, data in rig.wire.sent] == [length - HEADER for length in good]
+    assert rig.device.counters["bad_frames"] == len(LENGTHS) - len(good)
+
+
+@KINDS
+def test_frames_of_every_length_arrive(rings: int) -> None:
+    rig = Rig(rings=rings, lend=0x1_2000, size=64)
+    for length in [length for length in LENGTHS if 14 <= length <= 65535 + 18]:
+        whole = HEADER + length
+        (at, *_) = rig.offer(*[2048] * -(-whole // 2048))
+        data = frame(bytes([length % 251]) * (length - 14))
+        assert rig.hear(data)
+        sizes = [written for _, written in rig.take()]
+        assert sum(sizes) == whole
+        assert rig.read(at, whole) == header(buffers=len(sizes)) + data
