@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 from tests.guest.conftest import on_a_snapshot
@@ -11,6 +10,8 @@ from tests.guest.expect import Guest
 
 PASSWORD = "busvm"
 MIB = 1 << 20
+SHELL = "quiet init=/bin/bash"
+"""A kernel command line with which Debian is a shell after a few seconds, for tests that set its network by hand."""
 # A listener made of what every Debian has: perl's sockets.
 _LISTEN = (
     "perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>5555,Listen=>1,ReuseAddr=>1) or die; "
@@ -18,22 +19,40 @@ _LISTEN = (
 )
 
 
-def with_card(name: str, image: Path, *lines: str) -> str:
+def with_card(name: str, image: Path, *lines: str, init: str = "") -> str:
     """Return a vm.toml of a Debian with one card, ``lines`` being its keys."""
     card = '[[device]]\nid = "net0"\ntype = "virtio-net"\n'
-    return on_a_snapshot(name).format(image=image) + card + "".join(line + "\n" for line in lines)
+    text = on_a_snapshot(name).format(image=image) + card + "".join(line + "\n" for line in lines)
+    return text.replace("root=/dev/vda rw", f"root=/dev/vda rw {init}") if init else text
 
 
-def qemu_guest(image: Path, *options: str) -> list[str]:
+def qemu_guest(image: Path, *options: str, init: str = "") -> list[str]:
     """Return the command of a Debian on the system's QEMU, whose root forgets."""
     return [
         "qemu-system-riscv64", "-M", "virt", "-m", "512M", "-nographic", "-no-reboot", "-snapshot",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
-        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-append", f"console=ttyS0 root=/dev/vda rw {init}",
         "-drive", f"file={image / 'root.ext4'},format=raw,if=none,id=d",
         "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
         *options,
     ]  # fmt: skip
+
+
+def shell(guest: Guest, *modules: str) -> None:
+    """Take the shell that ``SHELL`` makes of a Debian."""
+    guest.wait_for("# ", 180)
+    guest.type("export TERM=dumb HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+    guest.type("bind 'set enable-bracketed-paste off'; stty -echo; PS1=; echo re''ady")
+    guest.wait_for("ready\n", 60)
+    for name, folder in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")):
+        guest.run(f"mountpoint -q {folder} || mount -t {name} {name} {folder}")
+    guest.run(f"ip link set lo up; modprobe -a {' '.join(modules or ('virtio_net',))}; udevadm settle")
+
+
+def end(guest: Guest) -> int:
+    """Power off; return the status of the machine's process."""
+    guest.type("poweroff -ff")
+    return guest.status(60)
 
 
 def card_of(guest: Guest) -> str:
@@ -63,17 +82,12 @@ def digest_of(said: str) -> str:
     return found[0]
 
 
-def transfer(source: Guest, sink: Guest, address: str, size: int, timeout_s: float = 180) -> float:
-    """Send random bytes from one guest to another, whose address is given; return the seconds that it took.
-
-    Fails unless what arrives has the digest of what was sent.
-    """
+def transfer(source: Guest, sink: Guest, address: str, size: int, timeout_s: float = 180) -> None:
+    """Send random bytes from one guest to another, whose address is given; what arrives has the same digest."""
     source.run(f"head -c {size} /dev/urandom > /tmp/data", timeout_s)
     sent = digest_of(source.run("sha256sum < /tmp/data", timeout_s))
     sink.type(f"{_LISTEN}; echo end-of-''transfer")
-    source.run("sleep 1")
-    started = time.monotonic()
-    source.run(f"cat /tmp/data > /dev/tcp/{address}/5555", timeout_s)
+    send = f"cat /tmp/data > /dev/tcp/{address}/5555"
+    source.run(f"until (exec {send}) 2> /dev/null; do sleep 0.2; done", timeout_s)  # the listener may not be there yet
     received = digest_of(sink.wait_for("end-of-transfer\n", timeout_s))
     assert received == sent
-    return time.monotonic() - started

@@ -27,12 +27,12 @@ def test_two_guests_on_a_hub(debian: Path, tmp_path: Path) -> None:
     ups = []
     for name, hub in (("hubone", "lan"), ("hubtwo", "hubone/lan")):
         path = tmp_path / f"{name}.toml"
-        text = network.with_card(name, debian, 'backend = "hub"', f'hub = "{hub}"', f'pcap = "{name}.pcap"')
+        text = network.with_card(name, debian, 'backend = "hub"', f'hub = "{hub}"', init=network.SHELL)
         path.write_text(text + ('[[hub]]\nid = "lan"\n' if name == "hubone" else ""))
         ups.append([sys.executable, "-m", "orchestrator", "up", str(path)])
     with Guest(ups[0]) as one, Guest(ups[1]) as two:
         for guest, address in ((one, "10.9.0.1/24"), (two, "10.9.0.2/24")):
-            guest.login(network.PASSWORD)
+            network.shell(guest)
             network.set_address(guest, address)
         assert network.ping(one, "10.9.0.2") == 3
         network.transfer(one, two, "10.9.0.2", 16 * network.MIB)
@@ -42,5 +42,4 @@ def test_two_guests_on_a_hub(debian: Path, tmp_path: Path) -> None:
         assert frames is not None
         assert int(frames[1]) * 1500 < 32 * network.MIB, "large packets went through in one piece"
         for guest in (two, one):
-            guest.type("poweroff -f")
-            assert guest.status(60) == 0
+            assert network.end(guest) == 0

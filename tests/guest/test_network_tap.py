@@ -39,15 +39,14 @@ def inside() -> Iterator[list[str]]:
 
 def test_debian_on_a_tap(debian: Path, tmp_path: Path, inside: list[str]) -> None:
     path = tmp_path / "vm.toml"
-    text = network.with_card("tap", debian, 'backend = "tap"', 'interface = "tap0"', "queues = 2")
+    text = network.with_card("tap", debian, 'backend = "tap"', 'interface = "tap0"', "queues = 2", init=network.SHELL)
     path.write_text(text.replace("[boot]", "cpus = 2\n[boot]"))
     serve = [*inside, sys.executable, "-m", "tests.guest.server", HOST]
     host = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
     try:
         with Guest([*inside, sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
             transfer(guest, host)
-            guest.type("poweroff -f")
-            assert guest.status(60) == 0
+            assert network.end(guest) == 0
     finally:
         host.kill()
         host.communicate()
@@ -57,7 +56,7 @@ def transfer(guest: Guest, host: subprocess.Popen[str]) -> None:
     """Have the guest get and send, and look at what its card agreed on."""
     assert host.stdout is not None
     port = int(host.stdout.readline())
-    guest.login(network.PASSWORD)
+    network.shell(guest)
     card = network.set_address(guest, f"{GUEST}/24")
     assert network.ping(guest, HOST) == 3
     get = f"exec 3<>/dev/tcp/{HOST}/{port}; echo give >&3; sha256sum <&3"

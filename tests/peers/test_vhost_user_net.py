@@ -25,7 +25,7 @@ def command(qemu: Qemu, image: Path, back_end: BackEnd, queues: int = 1) -> list
         *qemu.words, "-M", "virt,memory-backend=m", "-m", "512M", "-smp", "2", "-display", "none", "-monitor", "none",
         "-serial", "stdio", "-no-reboot", "-snapshot", "-object", "memory-backend-memfd,id=m,size=512M,share=on",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
-        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-append", f"console=ttyS0 root=/dev/vda rw {network.SHELL}",
         "-drive", f"file={image / 'root.ext4'},format=raw,if=none,id=d",
         "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
         "-chardev", f"socket,id=c,path={back_end.socket},{qemu.reconnect}",
@@ -41,19 +41,14 @@ def back_end(tmp_path: Path) -> Iterator[BackEnd]:
     made.close()
 
 
-def address(guest: Guest) -> str:
-    """Return the addresses that there are in the end."""
-    return guest.run("for i in $(seq 150); do ip -4 addr | grep 10.0.2.15 && break; sleep 0.2; done", 90)
-
-
 @pytest.mark.parametrize("which", QEMUS)
 def test_debian_on_qemu_has_our_network(back_end: BackEnd, which: str) -> None:
     debian = build("debian")
     data = hashlib.shake_128(b"down").digest(8 * network.MIB)
     queues = 2 if which == "new" else 1
     with Guest(command(QEMUS[which](), debian, back_end, queues)) as guest, serving(data) as (port, heard):
-        guest.login(network.PASSWORD)
-        assert "10.0.2.15/24" in address(guest)
+        network.shell(guest)
+        network.set_address(guest, "10.0.2.15/24")
         get = f"exec 3<>/dev/tcp/10.0.2.2/{port}; echo give >&3; sha256sum <&3"
         assert network.digest_of(guest.run(get, 120)) == hashlib.sha256(data).hexdigest()
         guest.run(f"head -c {8 * network.MIB} /dev/urandom > /tmp/up")
@@ -66,5 +61,4 @@ def test_debian_on_qemu_has_our_network(back_end: BackEnd, which: str) -> None:
         while network.ping(guest, "10.0.2.2", 1) == 0:
             assert time.monotonic() < deadline, back_end.log.read_text()
         assert network.digest_of(guest.run(get, 120)) == hashlib.sha256(data).hexdigest()
-        guest.type("poweroff -f")
-        guest.status(60)
+        network.end(guest)
