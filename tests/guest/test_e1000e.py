@@ -125,15 +125,19 @@ def kill() -> None:
 
 def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
     text = network.with_card(
-        "intel", debian, 'backend = "stream"', 'address = "unix:wire"', "server = true", f'mac = "{MAC}"'
+        "intel",
+        debian,
+        'backend = "stream"',
+        'address = "unix:wire"',
+        "server = true",
+        f'mac = "{MAC}"',
+        init=network.SHELL,
     )
     path = tmp_path / "vm.toml"
     path.write_text(text.replace('type = "virtio-net"', 'type = "e1000e"'))
     with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
-        guest.login(network.PASSWORD)
-        guest.run("dmesg -n 1")  # the kernel says when the link comes up, between what the shell says
         echo = Echo(tmp_path / "wire")
-        guest.run("modprobe e1000e; udevadm settle")
+        network.shell(guest, "e1000e")
         card = network.set_address(guest, f"{OURS}/24")
         assert guest.run(f"cat /sys/class/net/{card}/address").strip() == MAC
         guest.run(f"until [ $(cat /sys/class/net/{card}/carrier) = 1 ]; do sleep 0.1; done", 30)
@@ -162,8 +166,7 @@ def test_linux_drives_the_card(debian: Path, tmp_path: Path) -> None:
         assert echo.longest == 8042
         assert "Hang" not in guest.run("dmesg | grep e1000e")
         echo.close()
-        guest.type("poweroff -f")
-        assert guest.status(60) == 0
+        assert network.end(guest) == 0
 
 
 CARDS = f"""
@@ -193,27 +196,20 @@ ip netns add n{0}; ip link set {1} netns n{0}; ip -n n{0} addr add 10.9.0.{0}/24
 def test_transfers_survive_the_process(debian: Path, tmp_path: Path) -> None:
     """The card's segments, cut by its process, and a virtio-net at the other end, both cards in one guest."""
     path = tmp_path / "vm.toml"
-    path.write_text(on_a_snapshot("intel").format(image=debian) + CARDS)
+    path.write_text(on_a_snapshot("intel").format(image=debian).replace(" rw", f" rw {network.SHELL}") + CARDS)
     with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
-        guest.login(network.PASSWORD)
-        guest.run("dmesg -n 1")  # the kernel says when the link comes up, between what the shell says
-        guest.run(
-            "systemctl stop systemd-networkd.socket systemd-networkd 2>/dev/null; modprobe e1000e; udevadm settle"
-        )
+        network.shell(guest, "e1000e", "virtio_net")
         names = [guest.run(f"grep -l {mac} /sys/class/net/*/address | cut -d/ -f5").strip() for mac in (MAC, OTHER_MAC)]
         for number, name in enumerate(names, 1):
             guest.run(SETUP.format(number, name).strip())
         guest.run("until ip netns exec n1 ping -c 1 -W 1 10.9.0.2 > /dev/null; do :; done", 30)
-        wanted = guest.run("head -c 24M /dev/urandom > /dev/shm/blob; sha256sum < /dev/shm/blob", 60)
+        wanted = guest.run("head -c 24M /dev/urandom > /tmp/blob; sha256sum < /tmp/blob", 60)
         guest.run(f"echo '{LISTEN}' > /tmp/listen.pl")
         for source, sink in ((1, 2), (2, 1)):
-            guest.run(f"ip netns exec n{sink} perl /tmp/listen.pl > /dev/shm/got & sleep 1")
-            send = f"cat /dev/shm/blob > /dev/tcp/10.9.0.{sink}/5555"
-            guest.type(
-                f"ip netns exec n{source} bash -c '{send}'; wait; sha256sum < /dev/shm/got; echo end-of-''command"
-            )
+            guest.run(f"ip netns exec n{sink} perl /tmp/listen.pl > /tmp/got & sleep 1")
+            send = f"cat /tmp/blob > /dev/tcp/10.9.0.{sink}/5555"
+            guest.type(f"ip netns exec n{source} bash -c '{send}'; wait; sha256sum < /tmp/got; echo end-of-''command")
             time.sleep(0.7)
             kill()
             assert network.digest_of(guest.wait_for("end-of-command\n", 120)) == network.digest_of(wanted)
-        guest.type("poweroff -f")
-        assert guest.status(60) == 0
+        assert network.end(guest) == 0
