@@ -52,11 +52,12 @@ class Wiring:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What differs from board to board: the interrupt controllers, what is in the flash, files of fw_cfg."""
+    """What differs from board to board: interrupt controllers, what is in the flash, files of fw_cfg, root ports."""
 
     interrupts: str = "aia"  # or "plic"
     flash: tuple[Path | None, Path | None] = (None, None)
     files: tuple[tuple[str, Path | str], ...] = ()
+    ports: int = 0
 
 
 class Board:
@@ -88,7 +89,7 @@ class Board:
         self.rtc = Rtc(lambda v: set_line(mm.RTC_IRQ, v), clock.wall_ns)
         high = mm.pcie_high(memory.size)
         self._set_windows = wiring.set_windows
-        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self.update_windows)
+        self.root = Root(space, irq, [mm.PCIE_MMIO, high], set_line, self.update_windows, fitting.ports)
         common = space, irq, set_line, self.update_windows
         self.slots = Slots(*common, slots=virtio_mmio.SLOTS, first_wire=mm.VIRTIO_IRQ, empty=virtio_mmio.EMPTY)
         self.platform = Slots(*common, slots=platform_bus.SLOTS, first_wire=mm.PLATFORM_IRQ, empty={})
@@ -139,7 +140,7 @@ class Board:
     @property
     def remotes(self) -> list[Remote]:
         """The devices in other processes."""
-        return [*self.root.functions.values(), *self.slots.devices, *self.platform.devices]
+        return [*self.root.all_functions, *self.slots.devices, *self.platform.devices]
 
     @property
     def platform_devices(self) -> list[platform_bus.PlatformDevice]:
@@ -174,6 +175,7 @@ class Board:
     def stateful(self) -> dict[str, Any]:
         """Return the devices with state of their own, by name; each lists its fields in ``SAVED``."""
         found: dict[str, Any] = {"uart0": self.uart, "rtc": self.rtc, "fw-cfg": self.fw_cfg, "pcie": self.root}
+        found |= {f"port{port.index}": port for port in self.root.ports}
         found |= {f"flash{index}": bank for index, bank in enumerate(self.flash)}
         if isinstance(self.wires, Plic):
             return found | {"plic": self.wires}
@@ -184,6 +186,7 @@ class Board:
         for remote in self.remotes:
             remote.barrier("reset")
             remote.last_words = []
+        self.root.reset()
         for remote in self.remotes:
             self.add(remote)
         self.wires.reset()

@@ -70,6 +70,7 @@ class Machine:
         cpus: int = 1,
         interrupts: str = "aia",
         engine_name: str = INTERPRETER,
+        ports: int = 0,
     ) -> None:
         self._engine = engine
         self.ram = ram
@@ -100,7 +101,7 @@ class Machine:
         self._serving: Hart | None = None
         self._calls: Calls | None = None  # most machines have no use for it
         wiring = Wiring(self.events.console, self.power_off, self.request_reset, self._set_windows)
-        fitting = Fitting(interrupts, boot.flash, boot.files)
+        fitting = Fitting(interrupts, boot.flash, boot.files, ports)
         self.board = Board(self.harts, self.memory, irq, clock, wiring, fitting)
 
     def _set_windows(self, rows: list[list[int]]) -> None:

@@ -1,4 +1,4 @@
-"""Where a device of another process is connected: a slot of PCI bus 0, of virtio-mmio, or of the platform bus."""
+"""Where a device of another process is connected: a slot of PCI bus 0, a port, virtio-mmio, or the platform bus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from cpu_proc import memory_map as mm
 
+FIRST_PORT = 16  # the slot of bus 0 that has root port 0
+PORTS = 32 - FIRST_PORT
 SLOTS = {  # the host bridge is in slot 0
+    "pcie": range(PORTS),  # one behind each root port
     "pci": range(1, 32),
     "mmio": range(mm.VIRTIO_SLOTS),
     "platform": range(mm.PLATFORM_SLOTS),
@@ -21,16 +24,23 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Place | None:
-        """Return the place that ``3`` (of PCI), ``mmio3`` or ``platform3`` names, or nothing."""
+        """Return the place that ``3`` (of PCI), ``pcie3``, ``mmio3`` or ``platform3`` names, or nothing."""
         bus = next((bus for bus in SLOTS if text.startswith(bus)), "pci")
         number = text.removeprefix(bus)
         fits = number.isascii() and number.isdigit() and len(number) < 3 and int(number) in SLOTS[bus]
         return cls(bus, int(number)) if fits else None
 
     def __str__(self) -> str:
-        """Return bus, slot and function of PCI, or the name of the slot's node, or its place."""
+        """Return the path of PCI (as ``lspci -P``), or the name of the slot's node, or its place."""
+        if self.bus == "pcie":
+            return f"00:{port_slot(self.number):02x}.0/00.0"
         if self.bus == "mmio":
             return f"virtio_mmio@{mm.virtio_slot(self.number).base:x}"
         if self.bus == "platform":
             return f"platform@{mm.platform_slot(self.number).base:x}"
         return f"00:{self.number:02x}.0"
+
+
+def port_slot(index: int) -> int:
+    """Return the slot of bus 0 that has root port ``index``: the same however many there are."""
+    return FIRST_PORT + index

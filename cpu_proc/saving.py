@@ -78,7 +78,8 @@ def load(machine: Machine, folder: Path) -> None:
 
 
 def _shape(machine: Machine) -> dict[str, Any]:
-    return {
+    ports = {"ports": len(machine.board.root.ports)} if machine.board.root.ports else {}
+    return ports | {
         "memory": machine.ram.size,
         "harts": len(machine.harts),
         "interrupts": machine.interrupts,

@@ -1,5 +1,7 @@
 """A PCI function: configuration space, capabilities, MSI-X (PCI 3.0 §6.2, §6.8.2).
 
+Behind a PCIe port a function is an endpoint and has the capabilities of one; ``cpu_proc`` says which it is.
+
 ``cpu_proc`` serves configuration space from the page under its write mask, decodes the BARs and delivers MSI-X from
 the table in the page; the device only fills the page and says which vector it means.
 """
@@ -13,11 +15,31 @@ from protocol.layout import CONFIG_SIZE, DevicePage, ReadKind, WriteKind, kind
 MSIX_CAP = 0x98  # the offset QEMU's virtio functions have it at
 MSIX_ENABLE = 0x8000
 MSIX_ENTRY = 16
+EXPRESS_CAP, POWER_CAP = 0xA8, 0xE4
 _PBA_MIN = 0x800
-_CAP_MSIX = 0x11
+_CAP_MSIX, _CAP_EXPRESS, _CAP_POWER = 0x11, 0x10, 0x01
 
 COMMAND_MEMORY, COMMAND_MASTER, COMMAND_INTX_DISABLE = 0x2, 0x4, 0x400
 STATUS_INTERRUPT, STATUS_CAPABILITIES = 0x08, 0x10
+
+# Device Control: error reporting, relaxed ordering, no snoop; Link Control: clock, synch; Device Control 2: none;
+# power state, which is kept from D3hot to D0 (PCIe 5.0 §7.5.3.4, §7.5.3.7, §7.5.2.2)
+_EXPRESS_WRITABLE = {EXPRESS_CAP + 0x08: 0x081F, EXPRESS_CAP + 0x10: 0x00C8, POWER_CAP + 4: 0x0003}
+
+
+def _express() -> bytes:
+    """Return the PCI Express capability, version 2, of an endpoint on a link of one lane (PCIe 5.0 §7.5.3)."""
+    body = bytearray(0x3C)
+    link = 1 << 22 | 1 << 4 | 1  # ASPM optionality, x1, 2.5 GT/s
+    words = {0x00: _CAP_EXPRESS | 2 << 16, 0x04: 0x8000, 0x08: 0x0810, 0x0C: link, 0x10: 0x0011 << 16, 0x2C: 2, 0x30: 1}
+    for offset, word in words.items():
+        body[offset : offset + 4] = word.to_bytes(4, "little")
+    return bytes(body)
+
+
+def _power() -> bytes:
+    """Return the power management capability, version 3, which every PCIe function has (PCIe 5.0 §7.5.2)."""
+    return (_CAP_POWER | 3 << 16).to_bytes(4, "little") + (0x0008).to_bytes(4, "little")
 
 
 class PciDevice(Device):
@@ -53,12 +75,13 @@ class PciDevice(Device):
 
     def capabilities(self) -> dict[int, bytes]:
         """Return the capabilities by offset, without the pointer to the next, which ``power_on`` sets."""
+        endpoint = {EXPRESS_CAP: _express(), POWER_CAP: _power()} if self.express else {}
         if not self.vectors:
-            return {}
+            return endpoint
         table, pba = self.msix_bar, self.msix_pba | self.msix_bar
         control = self.vectors - 1
         msix = bytes([_CAP_MSIX, 0]) + control.to_bytes(2, "little") + table.to_bytes(4, "little")
-        return {MSIX_CAP: msix + pba.to_bytes(4, "little")}
+        return {MSIX_CAP: msix + pba.to_bytes(4, "little")} | endpoint
 
     def kinds(self, index: int, bar: Bar) -> bytearray:
         """Add the MSI-X table, which is plain storage, and the pending bits, which only ``cpu_proc`` sets."""
@@ -95,6 +118,9 @@ class PciDevice(Device):
                 )
         if not self.vectors:
             mask[MSIX_CAP : MSIX_CAP + 12] = bytes(12)
+        if self.express:
+            for offset, bits in _EXPRESS_WRITABLE.items():
+                mask[offset : offset + 2] = bits.to_bytes(2, "little")
         for index, bar in self.bars().items():
             width = 8 if bar.bits64 else 4
             bits = -bar.size & ((1 << width * 8) - 1)
@@ -128,6 +154,11 @@ class PciDevice(Device):
             table = self.images[self.msix_bar]
             for vector in range(self.vectors):
                 self.shared.store(table + vector * MSIX_ENTRY + 12, 4, 1)
+
+    @property
+    def express(self) -> bool:
+        """Whether the function is behind a PCIe port."""
+        return bool(self.machine.page.express)
 
     @property
     def msix_enabled(self) -> bool:

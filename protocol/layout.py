@@ -157,6 +157,7 @@ class DevicePage(Layout):
     schema = Field(0x70, 8, "device", "digest of the device's declaration, which a successor must share")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")
     calls = Field(0x78, 4, "cpu", "calls of this device, whose source words follow those of the vectors")
+    express = Field(0x7C, 4, "cpu", "1 behind a PCIe port: the function has the capabilities of an endpoint there")
 
     def bar(self, index: int) -> BarEntry:
         """Return the table entry of BAR ``index``."""

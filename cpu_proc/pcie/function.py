@@ -16,7 +16,8 @@ from protocol.trace import Kind
 logger = logging.getLogger(__name__)
 
 COMMAND, BAR0 = 0x04, 0x10
-COMMAND_MEMORY = 0x2
+COMMAND_MEMORY, COMMAND_MASTER = 0x2, 0x4
+MSIX_ENABLE = 0x8000
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Msix:
 
 
 class Function(Remote):
-    """The proxy of one remote function in slot ``slot`` of bus 0."""
+    """The proxy of one remote function, in slot ``slot`` of bus 0."""
 
     transport = "pci"
 
@@ -40,6 +41,28 @@ class Function(Remote):
     ) -> None:
         super().__init__(device_id, slot, page, doorbells, stalled, calls)
         self.msix: Msix | None = None
+
+    # where it is; a card in the slot of a port is elsewhere (``port.Card``)
+
+    @property
+    def ecam(self) -> int | None:
+        """Where its configuration space is among all of them; ``None`` while it is nowhere."""
+        return self.slot << 15
+
+    @property
+    def wire_slot(self) -> int:
+        """The slot of bus 0 that says which wire its pin pulls."""
+        return self.slot
+
+    @property
+    def wire_bit(self) -> int:
+        """Its bit among those that pull a wire."""
+        return 1 << self.slot
+
+    @property
+    def sends_messages(self) -> bool:
+        """Whether the guest has enabled MSI-X."""
+        return self.msix is not None and bool(self.config(self.msix.capability + 2, 2) & MSIX_ENABLE)
 
     def settle(self) -> None:
         """Add MSI-X."""
@@ -117,11 +140,12 @@ class Function(Remote):
 
     def rows(self, python_stores: int = -1) -> list[list[int]]:
         """Add configuration space, to read from; the table of MSI-X needs a look when it changes."""
-        if self.trace and self.trace.registers:
+        ecam = self.ecam
+        if ecam is None or (self.trace and self.trace.registers):
             return []
         base = address_of(self.shared)
         row = [
-            mm.PCIE_ECAM.base + (self.slot << 15),
+            mm.PCIE_ECAM.base + ecam,
             CONFIG_SIZE,
             base + DevicePage.CONFIG,
             base + DevicePage.CONFIG_KINDS,

@@ -1,4 +1,4 @@
-"""The PCIe root complex: configuration space by ECAM, BAR decoding, MSI-X and INTx of the functions on bus 0.
+"""The PCIe root complex: configuration space by ECAM, BAR decoding, MSI-X and INTx of functions, and of root ports.
 
 All of MSI-X that a guest can see is served here, from the table in the device's page: a device only counts a vector up.
 """
@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from cpu_proc import memory_map as mm
 from cpu_proc.engine.state import W_BASE, W_SIZE
-from cpu_proc.pcie.function import Function
+from cpu_proc.pcie.function import MSIX_ENABLE, Function
+from cpu_proc.pcie.port import PIN, Card, Port
+from cpu_proc.place import port_slot
 from cpu_proc.platform.aia import Imsic
 from cpu_proc.platform.mmio import AddressSpace
 from protocol.layout import IrqPage
@@ -18,7 +20,7 @@ from protocol.layout import IrqPage
 logger = logging.getLogger(__name__)
 
 _HOST_BRIDGE = {0x00: 0x0008_1B36, 0x08: 0x0600_0000}  # vendor and device; class code
-MSIX_ENABLE, MSIX_MASK_ALL = 0x8000, 0x4000
+MSIX_MASK_ALL = 0x4000
 _ENTRY_MASKED = 1
 _INTX_DISABLE = 0x400
 _COMMAND = 0x04
@@ -28,7 +30,7 @@ SetLine = Callable[[int, int], None]
 
 
 class Root:
-    """Bus 0: a host bridge in slot 0, remote functions in the slots above."""
+    """Bus 0: a host bridge in slot 0, remote functions in the slots above, root ports from slot 16 on."""
 
     SAVED = ("_intx",)
 
@@ -39,9 +41,12 @@ class Root:
         apertures: list[mm.Region],
         set_line: SetLine,
         rows_changed: Callable[[], None],
+        ports: int = 0,
     ) -> None:
         """Decode memory in ``apertures`` only, wherever a guest points its BARs."""
-        self.functions: dict[int, Function] = {}
+        self.functions: dict[int, Function] = {}  # on bus 0, by slot
+        self.all_functions: list[Function] = []  # and those behind ports
+        self.port_changed: Callable[[Port], None] = lambda _port: None
         self._space = space
         self._irq = irq
         self._apertures = apertures
@@ -49,18 +54,51 @@ class Root:
         self._rows_changed = rows_changed
         self._intx = [0] * 4
         self.lost_messages = 0  # sent to where no interrupt controller is
+        self.ports = [self._port(index, port_slot(index)) for index in range(ports)]
+        self._at_slot: dict[int, Port] = {port.slot: port for port in self.ports}
+
+    def _port(self, index: int, slot: int) -> Port:
+        bit = 1 << slot
+        return Port(index, slot, self._send, lambda level: self._pull_wire(slot, PIN, bit, level))
 
     def add(self, function: Function) -> None:
         """Put ``function`` into its slot."""
         function.settle()
-        self.functions[function.slot] = function
         function.last_words = function.words(self._irq)
+        if not isinstance(function, Card):
+            self.functions[function.slot] = function
+        elif function.port.card is not function:
+            function.port.insert(function)
+            self.port_changed(function.port)
+        self._changed()
+
+    def remove(self, card: Card) -> None:
+        """Take ``card`` out of its port; from now on nothing of it is reached."""
+        for line in range(4):
+            self._set_wire(line, card.wire_bit, False)
+        card.port.pull()
+        self.port_changed(card.port)
+        self._changed()
+
+    def press(self, port: Port) -> None:
+        """Press the attention button of ``port``."""
+        port.press()
+        self.port_changed(port)
+
+    def reset(self) -> None:
+        """Return the ports to their power-on state; functions are reset by their devices."""
+        for port in self.ports:
+            port.reset()
+            self.port_changed(port)
+
+    def _changed(self) -> None:
+        self.all_functions = [*self.functions.values(), *(port.card for port in self.ports if port.card)]
         self._rows_changed()
 
     def rows(self) -> list[list[int]]:
         """Return what the harts may serve from pages."""
         rows = []
-        for function in self.functions.values():
+        for function in self.all_functions:
             found = function.rows()
             rows += found[:1]  # configuration space
             rows += (row for row in found[1:] if self._in_aperture(row[W_BASE], row[W_SIZE]))
@@ -77,16 +115,39 @@ class Root:
         if bdf == 0:
             word = _HOST_BRIDGE.get(register & ~3, 0)
             return word >> (8 * (register & 3))
-        function = self.functions.get(bdf >> 3) if bdf < 256 and not bdf & 7 else None
-        return function.config_read(register, size) if function else -1
+        found = self._at(bdf)
+        return found.config_read(register, size) if found else -1
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write by ECAM."""
         bdf, register = offset >> 12, offset & 0xFFF
-        function = self.functions.get(bdf >> 3) if bdf < 256 and not bdf & 7 else None
-        if function and function.config_write(register, size, value):
+        found = self._at(bdf)
+        if isinstance(found, Port):
+            self._write_port(found, register, size, value)
+        elif found and found.config_write(register, size, value):
             self._rows_changed()
-            self.deliver(function)
+            self.deliver(found)
+
+    def _at(self, bdf: int) -> Function | Port | None:
+        """Return what has this bus, device and function."""
+        bus, device = bdf >> 8, bdf >> 3 & 31
+        if bdf & 7:
+            return None
+        if bus == 0:
+            return self.functions.get(device) or self._at_slot.get(device)
+        behind = next((port for port in self.ports if port.bus == bus), None)
+        return behind.reachable if behind and device == 0 else None
+
+    def _write_port(self, port: Port, register: int, size: int, value: int) -> None:
+        card = port.reachable
+        decoding_changed = port.config_write(register, size, value)
+        if card and not port.reachable:  # a link that goes down resets what is behind it (PCIe 5.0 §6.6.1)
+            card.barrier("reset")
+            card.last_words = card.words(self._irq)
+            self._intx_level(card, 0)
+        if decoding_changed:
+            self._rows_changed()
+        self.port_changed(port)
 
     # memory space
 
@@ -106,7 +167,7 @@ class Root:
             self.deliver(function)
 
     def _decode(self, address: int, size: int) -> tuple[Function, int, int] | None:
-        for function in self.functions.values():
+        for function in self.all_functions:
             for index, base, length in function.bars():
                 if base and base <= address and address + size <= base + length:
                     return function, index, address - base
@@ -116,7 +177,7 @@ class Root:
 
     def scan(self) -> None:
         """Look at every source word and deliver what changed."""
-        for function in self.functions.values():
+        for function in self.all_functions:
             if function.words(self._irq) != function.last_words:
                 self.deliver(function)
 
@@ -182,8 +243,13 @@ class Root:
         if not pin:
             return
         level = bool(word) and not function.config(_COMMAND, 2) & _INTX_DISABLE
-        line = (function.slot + pin - 1) % 4
-        bit = 1 << function.slot
+        self._pull_wire(function.wire_slot, pin, function.wire_bit, level)
+
+    def _pull_wire(self, slot: int, pin: int, bit: int, level: bool) -> None:
+        """Pull the wire that a pin of ``slot`` leads to, or let go; ``bit`` is whoever does."""
+        self._set_wire((slot + pin - 1) % 4, bit, level)
+
+    def _set_wire(self, line: int, bit: int, level: bool) -> None:
         self._intx[line] = self._intx[line] | bit if level else self._intx[line] & ~bit
         self._set_line(mm.PCIE_IRQ + line, int(self._intx[line] != 0))
 

@@ -51,6 +51,33 @@ def test_header_and_masks(function: Function) -> None:
     assert mask_at(function, 0x3C, 2) == 0xFF
 
 
+def capabilities(device: PciDevice) -> dict[int, int]:
+    """Return the offset of each capability by its number."""
+    found, at = {}, device.read(CONFIG_BAR, 0x34, 1)
+    while at:
+        found[device.read(CONFIG_BAR, at, 1)] = at
+        at = device.read(CONFIG_BAR, at + 1, 1)
+    return found
+
+
+def test_behind_a_port_a_function_is_an_express_endpoint(function: Function) -> None:
+    assert set(capabilities(function)) == {0x11}
+    device = Function()
+    machine = Machine.private(device.page_size)
+    machine.page.express = 1
+    device.attach(machine)
+    found = capabilities(device)
+    assert set(found) == {0x01, 0x10, 0x11}
+    express = found[0x10]
+    assert device.read(CONFIG_BAR, express + 2, 2) == 2  # version 2, endpoint
+    assert device.read(CONFIG_BAR, express + 0x12, 2) == 0x11  # x1 at 2.5 GT/s, as the port
+    assert mask_at(device, express + 0x08, 2) == 0x081F
+    assert mask_at(device, found[0x01] + 4, 2) == 3
+    assert mask_at(device, express + 0x0C, 4) == 0
+    device.release()
+    machine.close()
+
+
 def test_every_writable_byte_of_configuration_space_is_stored_by_the_cpu(function: Function) -> None:
     for offset in range(0x1000):
         byte = function.shared.u8[DevicePage.CONFIG_KINDS + offset]
