@@ -20,7 +20,7 @@ from typing import Any
 
 from cpu_proc.boot import config as boot_config
 from cpu_proc.boot.config import BootConfig
-from cpu_proc.place import Place
+from cpu_proc.place import PORTS, Place, port_slot
 from protocol import names
 from protocol.errors import SOFTWARE, BusvmError, ConfigError
 from protocol.layout import ClockPage, IrqPage
@@ -48,7 +48,9 @@ class Config:
     engine: str
     state: Path | None
     boot: BootConfig
+    ports: int
     devices: dict[str, Place]
+    reserved: dict[str, Place]
     stop_at_start: bool
     perf_map: bool
 
@@ -82,7 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ID=SLOT",
-        help="expect device ID in PCI slot SLOT (1-31), in mmio0 to mmio7, or in platform0 to platform31",
+        help="expect device ID in PCI slot SLOT (1-31), behind port pcie0 to pcie15, in mmio0 to mmio7, or in "
+        "platform0 to platform31",
+    )
+    parser.add_argument("--ports", type=int, default=0, metavar="N", help=f"PCIe hot-plug ports, up to {PORTS}")
+    parser.add_argument(
+        "--reserve", action="append", default=[], metavar="ID=PORT", help="keep port PORT for device ID; do not wait"
     )
     parser.add_argument("--check", action="store_true", help="place the guest on paper, exit 0 if all fits, else 2")
     parser.add_argument("--stop-at-start", action="store_true", help="hold all harts before their first instruction")
@@ -103,17 +110,13 @@ def _config(args: argparse.Namespace) -> Config:
     memory = parse_size(args.memory)
     if memory < _MEMORY_LEAST or memory % _MEMORY_UNIT:
         raise ConfigError(f"--memory {args.memory}: at least 16M and a multiple of 2M")
-    devices: dict[str, Place] = {}
-    for text in args.device:
-        device_id, _, slot = text.partition("=")
-        place = Place.parse(slot)
-        if not names.ID_PATTERN.match(device_id) or place is None:
-            raise ConfigError(
-                f"--device {text!r}: an id, '=', and a slot: 1 to 31, mmio0 to mmio7, platform0 to platform31"
-            )
-        if device_id in devices or place in devices.values():
-            raise ConfigError(f"--device {text!r}: id or slot is taken")
-        devices[device_id] = place
+    if not 0 <= args.ports <= PORTS:
+        raise ConfigError(f"--ports {args.ports}: up to {PORTS}")
+    places = _places([*args.device, *args.reserve], args.ports)
+    later = [text.partition("=")[0] for text in args.reserve]
+    for name in later:
+        if places[name].bus != "pcie":
+            raise ConfigError(f"--reserve {name}={places[name]}: only a port can be filled later")
     if not 1 <= args.cpus <= HARTS_MAX:
         raise ConfigError(f"--cpus {args.cpus}: from 1 to {HARTS_MAX}")
     if args.perf_map and args.engine == "interp":
@@ -130,10 +133,30 @@ def _config(args: argparse.Namespace) -> Config:
         _engine(args.engine),
         args.state,
         _boot(args),
-        devices,
+        args.ports,
+        {name: place for name, place in places.items() if name not in later},
+        {name: places[name] for name in later},
         args.stop_at_start,
         args.perf_map,
     )
+
+
+def _places(texts: list[str], ports: int) -> dict[str, Place]:
+    """Return where each device belongs."""
+    places: dict[str, Place] = {}
+    taken = {Place("pci", port_slot(port)) for port in range(ports)}
+    for text in texts:
+        device_id, _, slot = text.partition("=")
+        place = Place.parse(slot)
+        if not names.ID_PATTERN.match(device_id) or place is None:
+            raise ConfigError(
+                f"--device {text!r}: an id, '=', and a slot: 1 to 31, pcie0 to pcie15, mmio0 to mmio7, platform0 to 31"
+            )
+        if device_id in places or place in taken or (place.bus == "pcie" and place.number >= ports):
+            raise ConfigError(f"--device {text!r}: id or slot is taken, or there is no such port")
+        places[device_id] = place
+        taken.add(place)
+    return places
 
 
 def _engine(choice: str) -> str:
@@ -176,7 +199,9 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.attach import Attacher
     from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
+    from cpu_proc.eject import Ejector
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, TRACE1, Function1, Hart1, Machine1
+    from cpu_proc.exported_ports import show_ports
     from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
     from cpu_proc.tracing import FunctionTrace
@@ -220,9 +245,8 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             guest_reset,
             debug_hit,
         )
-        machine = Machine(
-            engine, shared["ram"], irq, clock, config.boot, events, config.cpus, config.interrupts, config.engine
-        )
+        fitting = config.interrupts, config.engine, config.ports
+        machine = Machine(engine, shared["ram"], irq, clock, config.boot, events, config.cpus, *fitting)
         stack.callback(machine.close)
         await console.listen(runtime.console_socket, machine.console_input)
         debugger = Server(machine, lambda: tree.changed(names.MACHINE_PATH, MACHINE1, "Debugger", "DebuggerCounters"))
@@ -241,14 +265,21 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             path = names.device_path(slot.id)
             if slot.id not in shown:
                 shown.add(slot.id)
-                tree.add(path, FUNCTION1, Function1(slot))
+                tree.add(path, FUNCTION1, Function1(slot, ejector))
                 tree.add(path, TRACE1, FunctionTrace(machine, slot))
             tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")
             if machine.state == WAITING:
                 machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""
                 tree.changed(names.MACHINE_PATH, MACHINE1, "StateReason")
 
-        attacher = Attacher(machine, bus, runtime, shared["clock"], config.devices, slot_changed)
+        def slot_removed(slot: Any) -> None:
+            shown.discard(slot.id)
+            tree.remove(names.device_path(slot.id))
+
+        fixed = config.devices, slot_changed, config.reserved, slot_removed
+        attacher = Attacher(machine, bus, runtime, shared["clock"], *fixed)
+        ejector = Ejector(machine, attacher, bus)
+        show_ports(machine, tree, loop)
         for slot in attacher.slots.values():
             slot_changed(slot)
         await bus.request_name(names.MACHINE_NAME)
@@ -258,8 +289,10 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         await _first(attacher.wait_complete(), off.wait(), bus.wait_closed())
         if not off.is_set() and not attacher.missing():
             attacher.sealed = True
-            if machine.board.platform.devices and not config.state:
-                machine.load_guest()  # again, with their nodes in the device tree
+            if not config.state:
+                machine.board.root.reset()  # what is in a port has been there from the start: no event
+                if machine.board.platform.devices:
+                    machine.load_guest()  # again, with their nodes in the device tree
             machine.start()
             await _first(off.wait(), bus.wait_closed())
         machine.quit(machine.exit_status)

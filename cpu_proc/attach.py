@@ -1,5 +1,8 @@
 """Discovery: device processes appear on the bus, and the CPU process attaches them; nobody stands in between.
 
+Before the machine runs a device that nobody expected gets the first free slot; from then on a free port, which is how
+it is plugged. ``cpu_proc.eject`` takes a device out of its port.
+
 A device takes the name ``org.busvm.device.<id>``. Its page, doorbells and interrupt sources are made at the first
 attachment and outlive it: a later process of the same id gets the same ones with the next epoch.
 """
@@ -15,7 +18,8 @@ from typing import Any, cast
 from cpu_proc import memory_map as mm
 from cpu_proc.machine import Machine
 from cpu_proc.pcie.function import Function
-from cpu_proc.place import SLOTS, Place
+from cpu_proc.pcie.port import Card
+from cpu_proc.place import SLOTS, Place, port_slot
 from cpu_proc.platform.bus import PlatformDevice, properties
 from cpu_proc.platform.virtio_mmio import MmioDevice
 from cpu_proc.remote import Remote
@@ -35,21 +39,38 @@ _PAGE_MAX = 64 << 20
 _VECTORS_MAX = 2048
 
 MISSING, ATTACHING, ATTACHED, LOST = "missing", "attaching", "attached", "lost"
+UNPLUGGED = "unplugged"  # its port is empty, and kept for it
 
-
-BUSES: dict[str, type[Remote]] = {kind.transport: kind for kind in (Function, MmioDevice, PlatformDevice)}
+BUSES: dict[str, type[Remote]] = {
+    "pci": Function,
+    "pcie": Card,
+    "mmio": MmioDevice,
+    "platform": PlatformDevice,
+}
+TRANSPORTS = {kind.transport for kind in BUSES.values()}
 
 
 class Slot:
     """One slot and what is in it; who comes uninvited has no place until it says what bus it wants."""
 
-    def __init__(self, device_id: str, place: Place | None) -> None:
+    def __init__(self, device_id: str, place: Place | None, state: str = MISSING) -> None:
         self.id = device_id
         self.place = place
-        self.state = MISSING
+        self.declared = place is not None
+        self.state = state
         self.type = ""
         self.failure = ""
         self.remote: Remote | None = None
+        self.epoch = 0  # of the last incarnation
+        self.leaving = False  # it is being ejected
+        self.old_sources: list[slice] = []  # words that an ejected device may still write, until its process is gone
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for people: behind a port with the number of its bus, once the guest has given one."""
+        if isinstance(self.remote, Card) and self.remote.port.bus:
+            return f"00:{self.remote.port.slot:02x}.0/{self.remote.port.bus:02x}:00.0"
+        return str(self.place or "")
 
 
 class Attacher:
@@ -63,19 +84,27 @@ class Attacher:
         clock: Shared,
         expected: Mapping[str, Place],
         changed: Callable[[Slot], None],
+        reserved: Mapping[str, Place] | None = None,
+        removed: Callable[[Slot], None] = lambda _slot: None,
     ) -> None:
+        """``reserved`` are places of devices that may come later; ``removed`` is called when a slot is no more."""
         self._machine = machine
         self._bus = bus
         self._runtime = runtime
         self._clock = clock
         self._changed = changed
+        self._removed = removed
         self.slots = {device_id: Slot(device_id, place) for device_id, place in expected.items()}
+        for device_id, place in (reserved or {}).items():
+            self.slots[device_id] = Slot(device_id, place, UNPLUGGED)
+        self._epochs: dict[str, int] = {}  # of devices whose slot is no more
+        self._free_sources: list[slice] = []
         self._owners: dict[str, str] = {}
         self._next_source = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._complete = asyncio.Event()
         self._closed = False
-        self.sealed = False  # once the machine runs, only devices it knows may come (nothing is hot-plugged)
+        self.sealed = False  # once the machine runs, what it does not know is welcome in a free port alone
         self._check_complete()
 
     async def start(self) -> None:
@@ -91,8 +120,8 @@ class Attacher:
         await self._complete.wait()
 
     def missing(self) -> list[Slot]:
-        """Return the slots without an attached device."""
-        return [slot for slot in self.slots.values() if slot.state != ATTACHED]
+        """Return the slots without the device that belongs there."""
+        return [slot for slot in self.slots.values() if slot.state not in (ATTACHED, UNPLUGGED)]
 
     def _check_complete(self) -> None:
         if not self.missing():
@@ -115,8 +144,13 @@ class Attacher:
         slot = self.slots.get(device_id)
         if slot is None:
             return
+        self._free_sources += slot.old_sources
+        slot.old_sources = []
         if slot.state == ATTACHING:
             slot.failure = "died while attaching"
+        if slot.remote is None and self.sealed:
+            self.forget(slot)
+            return
         self._set_state(slot, LOST if slot.remote else MISSING)
         if slot.remote:
             logger.warning("dev=%s epoch=%d the device process is gone", device_id, slot.remote.epoch)
@@ -126,10 +160,22 @@ class Attacher:
         slot.state = state
         self._changed(slot)
 
+    def forget(self, slot: Slot) -> None:
+        """Note that nothing is plugged in ``slot``, which is no more unless it is kept for the device."""
+        if slot.declared:
+            self._set_state(slot, UNPLUGGED)
+        elif not slot.old_sources and self.slots.get(slot.id) is slot:
+            self._epochs[slot.id] = slot.epoch
+            del self.slots[slot.id]
+            self._removed(slot)
+        else:
+            self._set_state(slot, UNPLUGGED)  # until its process is gone
+            slot.place = None
+
     async def _attach(self, device_id: str, owner: str) -> None:
         slot = self._slot_for(device_id)
-        if slot is None:
-            logger.warning("dev=%s refused: no slot for a new device in a running machine", device_id)
+        if slot is None or slot.leaving:
+            logger.warning("dev=%s refused: %s", device_id, "it is leaving" if slot else "it is no id of a device")
             return
         self._set_state(slot, ATTACHING)
         try:
@@ -138,34 +184,48 @@ class Attacher:
             slot.failure = f"{type(error).__name__}: {error}"
             logger.warning("dev=%s attach failed: %s", device_id, slot.failure)
             if self._owners.get(device_id) == owner:
-                self._set_state(slot, LOST if slot.remote else MISSING)
+                empty = UNPLUGGED if self.sealed else MISSING
+                self._set_state(slot, LOST if slot.remote else empty)
             return
         slot.failure = ""
+        if self._owners.get(device_id) != owner:  # it died while the harts were called together
+            return
         self._set_state(slot, ATTACHED)
         logger.info("dev=%s epoch=%d attached pid=%d", device_id, slot.remote.epoch, slot.remote.pid)  # type: ignore[union-attr]
         self._check_complete()
 
     def _slot_for(self, device_id: str) -> Slot | None:
         slot = self.slots.get(device_id)
-        if slot is None and not self.sealed and names.ID_PATTERN.match(device_id):
+        if slot is None and names.ID_PATTERN.match(device_id):
             slot = self.slots[device_id] = Slot(device_id, None)
+            slot.epoch = self._epochs.pop(device_id, 0)
         return slot
 
-    def _place(self, slot: Slot, bus: str) -> Place:
-        """Return the slot's place on ``bus``, for who comes uninvited the first that is free."""
-        if bus not in BUSES:
-            raise ProtocolError(f"its transport is {bus!r}, this machine has {' and '.join(BUSES)}")
+    def _place(self, slot: Slot, transport: str) -> Place:
+        """Return the slot's place, for who comes uninvited the first that is free."""
+        if transport not in TRANSPORTS:
+            raise ProtocolError(f"its transport is {transport!r}, this machine has {', '.join(sorted(TRANSPORTS))}")
         if slot.place is None:
-            taken = {other.place for other in self.slots.values()}
-            free = [place for number in SLOTS[bus] if (place := Place(bus, number)) not in taken]
-            if not free:
-                raise ProtocolError(f"no slot of {bus} is free")
-            slot.place = free[0]
-        if slot.place.bus != bus:
+            slot.place = self._free_place(transport)
+        if BUSES[slot.place.bus].transport != transport:
             raise ProtocolError(
-                f"its transport is {bus!r}, its slot is {slot.place}", hint="--transport is the device's"
+                f"its transport is {transport!r}, its slot is {slot.place}", hint="--transport is the device's"
             )
         return slot.place
+
+    def _free_place(self, transport: str) -> Place:
+        bus = "pcie" if self.sealed else transport
+        if self.sealed and transport != BUSES[bus].transport:
+            raise ProtocolError(f"its transport is {transport!r}: a running machine takes PCI devices alone")
+        ports = len(self._machine.board.root.ports)
+        numbers = [*range(ports)] if bus == "pcie" else [*SLOTS[bus]]
+        taken = {other.place for other in self.slots.values()}
+        taken |= {Place("pci", port_slot(port)) for port in range(ports)}
+        free = [place for number in numbers if (place := Place(bus, number)) not in taken]
+        if not free:
+            what = "hot-plug port" if bus == "pcie" else f"slot of {bus}"
+            raise ProtocolError(f"no {what} is free", hint="vm.hotplug-ports" if bus == "pcie" else None)
+        return free[0]
 
     async def _offer(self, slot: Slot, owner: str) -> None:
         path = names.device_path(slot.id)
@@ -180,7 +240,7 @@ class Attacher:
         shape = remote.shared.size, len(remote.doorbells), len(remote.calls)
         if not first and shape != (wishes["PageSize"], wishes["Doorbells"], wishes.get("Calls", 0)):
             raise ProtocolError("another shape than the device that was there", hint="restart the VM to change it")
-        epoch = remote.page.epoch + 1
+        epoch = slot.epoch = max(remote.page.epoch, slot.epoch) + 1
         remote.page.epoch = epoch
         link = Link(self._runtime.link(slot.id, epoch), epoch=epoch, bind=True, peer_pid=pid)
         offer = {
@@ -209,15 +269,27 @@ class Attacher:
         except BaseException:
             link.close()
             if first:
-                slot.remote = None
-                self._machine.forget_calls(remote)
-                remote.close()
-                remote.release()
+                self.release(slot, remote)
             raise
         slot.type = str(wishes["Type"])
         remote.connect(link, pid, epoch)
         if first:
-            self._machine.board.add(remote)
+            await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.add(remote)))
+
+    def release(self, slot: Slot, remote: Remote) -> None:
+        """Give back what ``remote`` had of the host; the machine has it no more."""
+        slot.remote = None
+        self._machine.forget_calls(remote)
+        remote.close()
+        if remote.trace:
+            remote.trace.close()
+            remote.trace = None
+        first = remote.page.irq_base
+        slot.old_sources.append(slice(first, first + remote.page.irq_count))
+        if slot.id not in self._owners:
+            self._free_sources += slot.old_sources
+            slot.old_sources = []
+        remote.release()
 
     def _make(self, slot: Slot, place: Place, wishes: dict[str, Any]) -> Remote:
         size, vectors, doorbells = wishes["PageSize"], wishes["Vectors"], wishes["Doorbells"]
@@ -227,23 +299,35 @@ class Attacher:
                 f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}, calls {calls}"
             )
         sources = 1 + vectors + calls
-        if self._next_source + sources > IrqPage.SOURCES:
-            raise ProtocolError("out of interrupt sources")
         node = properties(wishes["Node"]) if place.bus == PlatformDevice.transport else {}
+        first_source = self._take_sources(sources)
         shared = Shared.create(shm_name(self._runtime.vm, f"dev.{slot.id}"), size)
         remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled, calls)
         if isinstance(remote, PlatformDevice):
             remote.node = node
         remote.page.format()
-        remote.page.irq_base = self._next_source
+        if isinstance(remote, Card):
+            remote.port = self._machine.board.root.ports[place.number]
+            remote.page.express = 1
+        remote.page.irq_base = first_source
         remote.page.irq_count = sources
         remote.page.calls = calls
         for call in range(calls):
             remote.page.set_call_vector(call, NO_CALL_VECTOR)
-        self._next_source += sources
         self._machine.take_calls(remote)
         slot.remote = remote
         return remote
+
+    def _take_sources(self, count: int) -> int:
+        """Return the first of ``count`` words of the interrupt page that nobody has."""
+        for index, free in enumerate(self._free_sources):
+            if free.stop - free.start == count:  # a device that comes again has as many as before
+                del self._free_sources[index]
+                return int(free.start)
+        if self._next_source + count > IrqPage.SOURCES:
+            raise ProtocolError("out of interrupt sources")
+        self._next_source += count
+        return self._next_source - count
 
     async def close(self) -> None:
         """Stop attaching; tell attached devices to leave."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpu_proc import figures, perf_map, saving
 from cpu_proc.attach import Slot
+from cpu_proc.eject import Ejector
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.gdbstub.server import Server
 from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
@@ -269,15 +270,20 @@ class Hart1:
 class Function1:
     """org.busvm.Function1."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, ejector: Ejector) -> None:
         self.id = slot.id
         self.bus_name = names.device_name(slot.id)
         self._slot = slot
+        self._ejector = ejector
+
+    async def eject(self, force: bool, timeout: float) -> None:
+        """Take it out of its port."""
+        await self._ejector.eject(self._slot, force=force, timeout_s=timeout)
 
     @property
     def slot(self) -> str:
-        """Where it is: ``00:01.0`` of PCI, or the name of its node in the device tree."""
-        return str(self._slot.place or "")
+        """Where it is: a path of PCI, or the name of its node in the device tree."""
+        return self._slot.shown
 
     @property
     def type(self) -> str:
@@ -286,7 +292,7 @@ class Function1:
 
     @property
     def state(self) -> str:
-        """missing | attaching | attached | lost."""
+        """missing | attaching | attached | lost | unplugged."""
         return self._slot.state
 
     @property

@@ -114,7 +114,8 @@ class FunctionTrace:
     async def _exchange(self, recorder: Recorder | None) -> None:
         """Put another recorder in place while all harts stand still."""
         remote = self._slot.remote
-        assert remote is not None
+        if remote is None:
+            return  # it has been unplugged, and its recorder closed
 
         def exchange() -> None:
             old, remote.trace = remote.trace, recorder

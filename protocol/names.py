@@ -28,6 +28,11 @@ def hart_path(index: int) -> str:
     return f"{MACHINE_PATH}/cpu/{index}"
 
 
+def port_path(index: int) -> str:
+    """Return the object path of root port ``index``."""
+    return f"{MACHINE_PATH}/port/{index}"
+
+
 def device_name(device_id: str) -> str:
     """Return the well-known bus name of a device."""
     return DEVICE_NAME_PREFIX + device_id
