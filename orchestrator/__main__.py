@@ -32,6 +32,8 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "powerdown": "control",
     "restart": "control",
     "link": "link",
+    "attach": "plug",
+    "detach": "plug",
     "gdb": "gdb",
     "image": "images",
     "doctor": "doctor",

@@ -13,7 +13,7 @@ from protocol.errors import BusvmError, HostError, NotFound
 from protocol.names import MACHINE_NAME, MACHINE_PATH, ROOT_PATH, Runtime
 
 MACHINE1, HART1 = "org.busvm.Machine1", "org.busvm.Hart1"
-FUNCTION1, DEVICE1 = "org.busvm.Function1", "org.busvm.Device1"
+FUNCTION1, DEVICE1, PORT1 = "org.busvm.Function1", "org.busvm.Device1", "org.busvm.Port1"
 REGISTERS1, QUEUES1 = "org.busvm.Registers1", "org.busvm.Queues1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _MANAGER = "org.freedesktop.DBus.ObjectManager"
@@ -82,6 +82,19 @@ class Client:
             for path, shown in (await self.objects()).items()
             if FUNCTION1 in shown
         }
+
+    async def eject(self, device_id: str, *, force: bool, timeout_s: float) -> None:
+        """Take a device out of its port.
+
+        Raises:
+            BusError: it is in none, or the guest keeps it.
+        """
+        path, call_s = names.device_path(device_id), timeout_s + 15.0
+        await self.bus.call(MACHINE_NAME, path, FUNCTION1, "Eject", "bd", [force, timeout_s], timeout_s=call_s)
+
+    async def ports(self) -> list[dict[str, Any]]:
+        """Return Port1 of every hot-plug port."""
+        return [shown[PORT1] for shown in (await self.objects()).values() if PORT1 in shown]
 
     def close(self) -> None:
         """Disconnect."""

@@ -40,6 +40,7 @@ class Device:
     start: str
     restart: str
     args: tuple[str, ...]
+    plugged: bool = True
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -68,6 +69,12 @@ class Config:
     hubs: tuple[networks.Hub, ...]
     file: Path | None
     places: Places = field(compare=False, repr=False)
+    hotplug_ports: int = 0
+
+    @property
+    def ports(self) -> int:
+        """How many root ports there are: first those of devices that have one, then empty ones."""
+        return sum(device.bus == "pcie" for device in self.devices) + self.hotplug_ports
 
     @property
     def embedded(self) -> bool:
@@ -119,7 +126,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     boot = reader.table(data.get("boot", {}), "boot", ("boot",))
     debug = reader.table(data.get("debug", {}), "debug", ("debug",))
     memory = reader.memory(vm["memory"])
-    devices = reader.devices(data.get("device", []))
+    devices = reader.devices(data.get("device", []), vm["hotplug-ports"])
     return Config(
         name=reader.vm_name(vm["name"] or _default_name(file)),
         memory=memory,
@@ -140,9 +147,25 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         symbols=debug["symbols"],
         devices=devices,
         hubs=networks.hubs(reader, data.get("hub", []), [(d.id, d.options) for d in devices]),
+        hotplug_ports=vm["hotplug-ports"],
         file=file.resolve() if file else None,
         places=places,
     )
+
+
+def described(device_id: str, kind: str, settings: Iterable[str]) -> Device:
+    """Return a device behind a port from ``KEY=VALUE`` texts; relative paths are relative to the working folder.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    given: dict[str, Any] = {"id": device_id, "type": kind, "bus": "pcie"}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key.strip() in given:
+            raise ConfigError(f"--set {setting}: not KEY=VALUE of a device", hint="for example --set image=disk.img")
+        given[key.strip()] = _value(text.strip())
+    return _Reader(Places("", None, frozenset()), Path.cwd()).device(given, 0)
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Lines, str]:
@@ -346,12 +369,12 @@ class _Reader:
         checked = (self.table(given, table, (table, index)) for index, given in enumerate(data.get(table, [])))
         return tuple(tuple(row for row in values.items() if _says_something(row[1])) for values in checked)
 
-    def devices(self, tables: list[dict[str, Any]]) -> tuple[Device, ...]:
+    def devices(self, tables: list[dict[str, Any]], empty_ports: int = 0) -> tuple[Device, ...]:
         """Check the devices together."""
         devices: list[Device] = []
         lines: dict[str, int] = {}
         for index, given in enumerate(tables):
-            device = self._device(given, index)
+            device = self.device(given, index)
             where = ("device", index, "id")
             if device.id in lines:
                 first = self._places.of("device", lines[device.id], "id")
@@ -361,9 +384,17 @@ class _Reader:
             if sum(other.bus == device.bus for other in devices) == slots:
                 raise self.error(("device", index), f"no slot left: {slots} devices on {device.bus} at most")
             devices.append(device)
+        ports, most = empty_ports + sum(device.bus == "pcie" for device in devices), len(schema.SLOTS["pcie"])
+        if ports > most:
+            raise self.error(("vm", "hotplug-ports"), f"{ports} ports with those of devices", f"{most} at most")
+        on_bus_0 = sum(device.bus == "pci" for device in devices)
+        if ports + on_bus_0 > len(schema.SLOTS["pci"]):
+            hint = f"{len(schema.SLOTS['pci'])} at most"
+            raise self.error(("vm", "hotplug-ports"), f"{ports} ports and {on_bus_0} devices on PCI bus 0", hint)
         return tuple(devices)
 
-    def _device(self, given: dict[str, Any], index: int) -> Device:
+    def device(self, given: dict[str, Any], index: int) -> Device:
+        """Check one device."""
         path = ("device", index)
         kind = given.get("type")
         if isinstance(kind, str):
@@ -380,7 +411,11 @@ class _Reader:
             self._back_end(values, path)
         if kind in schema.NETWORK_CARDS:
             networks.check_card(self, values, path)
-        fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args")}
+        if not values["plugged"] and (values["bus"] != "pcie" or values["start"] != "auto"):
+            raise self.error(
+                (*path, "plugged"), "only a device behind a port comes later", 'bus = "pcie", start = "auto"'
+            )
+        fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args", "plugged")}
         return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
 
     def _back_end(self, values: dict[str, Any], path: tuple[str | int, ...]) -> None:

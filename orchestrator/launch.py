@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import FrameType
 
 from orchestrator import bus_daemon, leftovers, record, spawn
 from orchestrator.lock import Lock
-from orchestrator.plan import BUS, CPU, Plan
-from orchestrator.record import BY_HAND, RUNNING, Record
+from orchestrator.plan import BUS, CPU, Plan, Process
+from orchestrator.record import BY_HAND, RUNNING, UNPLUGGED, Entry, Record
 from orchestrator.spawn import Child
 from protocol.errors import HostError
 from protocol.memory import SHM
@@ -61,6 +62,20 @@ class Running:
         entry.state, entry.note = state, note
         if state != RUNNING:
             entry.pid = 0
+        self.record.write(self.runtime)
+
+    def add(self, processes: Collection[Process]) -> None:
+        """Take the processes of one more device into the plan; none of them runs yet."""
+        self.plan = self.record.plan = self.plan.with_added(processes)
+        for process in processes:
+            self.record.entries[process.id] = Entry(process.id, UNPLUGGED)
+        self.record.write(self.runtime)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Forget processes, which have ended."""
+        self.plan = self.record.plan = self.plan.without(names)
+        for name in names:
+            del self.record.entries[name]
         self.record.write(self.runtime)
 
     def end(self) -> None:
@@ -144,7 +159,9 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
         running.start(BUS)
         running.start(CPU)
         for device in plan.restartable:
-            if device.start == "attach":
+            if not device.plugged:
+                running.note(device.id, UNPLUGGED)
+            elif device.start == "attach":
                 running.note(device.id, BY_HAND)
             else:
                 running.start(device.id)

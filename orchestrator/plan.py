@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,13 @@ class Process:
     start: str = "auto"
     restart: str = "no"
     slot: str | None = None
-    """Of a device: its slot of PCI, or ``mmio0`` to ``mmio7``."""
+    """Of a device: its slot of PCI, ``mmio0`` to ``mmio7``, or ``pcie`` and its port, if that is kept for it."""
     serves: str | None = None
     """Of what is no device but started again like one: the device whose back-end it is, or ``hub``."""
+    plugged: bool = True
+    """Of a device and its back-end: whether ``up`` starts it, or ``attach``."""
+    added: bool = False
+    """Whether ``attach`` has brought it; it goes with ``detach``."""
 
     @property
     def command(self) -> str:
@@ -55,6 +59,25 @@ class Plan:
     """It boots the embedded guest, which has no power button to listen to."""
     symbols: str | None = None
     """The guest's symbols, where the configuration names them."""
+
+    def of_device(self, name: str) -> tuple[Process, ...]:
+        """Return the processes of a device: its back-end, if it has one, and its own; none if there is no such."""
+        if name not in [device.id for device in self.devices]:
+            return ()
+        return tuple(p for p in self.restartable if name in (p.id, p.serves))
+
+    def with_added(self, processes: Collection[Process]) -> Plan:
+        """Return it with the processes of one more device."""
+        return replace(self, processes=(*self.processes, *processes))
+
+    def without(self, names: Collection[str]) -> Plan:
+        """Return it without these processes."""
+        return replace(self, processes=tuple(p for p in self.processes if p.id not in names))
+
+    @property
+    def declared(self) -> Plan:
+        """What the configuration said, without what was added since."""
+        return self.without([p.id for p in self.processes if p.added])
 
     @property
     def devices(self) -> tuple[Process, ...]:
@@ -90,12 +113,14 @@ def make(
 ) -> Plan:
     """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger."""
     bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
-    free = {bus: iter(slots) for bus, slots in schema.SLOTS.items()}
+    ports = range(schema.FIRST_PORT, schema.FIRST_PORT + config.ports)
+    free = {bus: iter([n for n in slots if bus != "pci" or n not in ports]) for bus, slots in schema.SLOTS.items()}
     devices = tuple(
-        _device(config, device, next(free[device.bus]), runtime, debug=device.id in debug) for device in config.devices
+        _device(config.folder, device, _slot(device.bus, next(free[device.bus])), runtime, debug=device.id in debug)
+        for device in config.devices
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
-    back_ends = tuple(found for device in config.devices if (found := _back_end(config, device, runtime)))
+    back_ends = tuple(found for device in config.devices if (found := _back_end(config.folder, device, runtime)))
     hubs = tuple(_hub(config, hub, runtime) for hub in config.hubs)
     file = str(config.file) if config.file else None
     return Plan(
@@ -107,6 +132,17 @@ def make(
         embedded=config.embedded,
         symbols=str(config.symbols) if config.symbols else None,
     )
+
+
+def added(device: Device, runtime: Runtime, folder: Path) -> tuple[Process, ...]:
+    """Return the processes of a device that is plugged into a running VM, whose folder is ``folder``."""
+    own = _device(folder, device, device.bus, runtime, debug=False)
+    back_end = _back_end(folder, device, runtime)
+    return tuple(replace(process, plugged=False, added=True) for process in (back_end, own) if process)
+
+
+def _slot(bus: str, number: int) -> str:
+    return str(number) if bus == "pci" else f"{bus}{number}"
 
 
 def bus_command(runtime: Runtime) -> tuple[str, ...]:
@@ -152,8 +188,10 @@ def _cpu(
         argv += [f"--cmdline={config.cmdline}"]
     if stop_at_start:
         argv += ["--stop-at-start"]
+    if config.ports:
+        argv += ["--ports", str(config.ports)]
     for device in devices:
-        argv += ["--device", f"{device.id}={device.slot}"]
+        argv += ["--device" if device.plugged else "--reserve", f"{device.id}={device.slot}"]
     return Process(CPU, CPU, tuple(argv), str(runtime.logs / "cpu.log"), str(config.folder), environment())
 
 
@@ -177,13 +215,13 @@ def device_program(kind: str) -> tuple[str, ...]:
     return (*_python("devproc", safe=False), module) if ":" in module else _python(module, safe=False)
 
 
-def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debug: bool) -> Process:
+def _device(folder: Path, device: Device, slot: str, runtime: Runtime, *, debug: bool) -> Process:
     python = device_program(device.type)
     if debug:
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
-    argv += [f"--transport={device.bus}"] if device.bus != "pci" else []
-    argv += networks.options(config.name, device.id, device.type, dict(device.options), runtime)
+    argv += [f"--transport={device.bus}"] if not device.bus.startswith("pci") else []
+    argv += networks.options(runtime.vm, device.id, device.type, dict(device.options), runtime)
     argv += [*_options(device), *device.args]
     if _command(device):
         argv += [f"--socket={_socket(device, runtime)}", f"--wait={_COMMAND_WAIT_S}"]
@@ -192,11 +230,12 @@ def _device(config: Config, device: Device, slot: int, runtime: Runtime, *, debu
         device.type,
         tuple(argv),
         str(runtime.logs / f"{device.id}.log"),
-        str(config.folder),
+        str(folder),
         environment(),
         "attach" if debug else device.start,
         device.restart,
-        str(slot) if device.bus == "pci" else f"{device.bus}{slot}",
+        slot,
+        plugged=device.plugged,
     )
 
 
@@ -209,21 +248,22 @@ def _socket(device: Device, runtime: Runtime) -> Path:
     return runtime.back_end_socket(device.id)
 
 
-def _back_end(config: Config, device: Device, runtime: Runtime) -> Process | None:
+def _back_end(folder: Path, device: Device, runtime: Runtime) -> Process | None:
     """Return the process of a back-end that belongs to the VM."""
     command = _command(device)
     if not command:
         return None
-    places = {"{socket}": str(_socket(device, runtime)), "{folder}": str(config.folder)}
+    places = {"{socket}": str(_socket(device, runtime)), "{folder}": str(folder)}
     name = f"{device.id}{BACK_END}"
     return Process(
         name,
         "vhost-user back-end",
         tuple(_replaced(word, places) for word in command),
         str(runtime.logs / f"{name}.log"),
-        str(config.folder),
+        str(folder),
         restart="always",
         serves=device.id,
+        plugged=device.plugged,
     )
 
 

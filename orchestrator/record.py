@@ -22,6 +22,7 @@ from orchestrator.plan import Plan
 from protocol.names import Runtime
 
 RUNNING, RESTARTING, ENDED, FAILED, BY_HAND = "running", "restarting", "ended", "failed", "by-hand"
+UNPLUGGED = "unplugged"
 _VERSION = 1
 
 

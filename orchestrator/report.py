@@ -60,7 +60,7 @@ class Piped:
 
     def failed(self, error: BusvmError) -> None:
         """It did not come up."""
-        self._send(failed=error.message, hint=error.hint, status=error.exit_status)
+        self._send(**failure(error))
 
     def ended(self, status: int) -> None:
         """The guest has ended."""
@@ -94,7 +94,7 @@ def _heard(message: dict[str, object], say: Callable[[str], None], *, wait: bool
     if "say" in message:
         say(str(message["say"]))
     elif "failed" in message:
-        raise _error(message)
+        raise error_of(message)
     elif "ran" in message or ("started" in message and not wait):
         return 0
     elif "ended" in message:
@@ -103,7 +103,13 @@ def _heard(message: dict[str, object], say: Callable[[str], None], *, wait: bool
     return None
 
 
-def _error(message: dict[str, object]) -> BusvmError:
+def failure(error: BusvmError | None) -> dict[str, object]:
+    """Return an error as a message; without one it is empty."""
+    return {"failed": error.message, "hint": error.hint, "status": error.exit_status} if error else {}
+
+
+def error_of(message: dict[str, object]) -> BusvmError:
+    """Return the error that ``failure`` made a message of."""
     kinds = {kind.exit_status: kind for kind in (ConfigError, NotFound, HostError)}
     kind = kinds.get(int(str(message["status"])), BusvmError)
     hint = message["hint"]

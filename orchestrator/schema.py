@@ -12,7 +12,9 @@ from typing import Any
 from protocol.sizes import format_size
 
 SCHEMA_VERSION = 1
-SLOTS = {"pci": range(1, 32), "mmio": range(8), "platform": range(32)}  # slot 0 of PCI bus 0 is the host bridge
+# slot 0 of PCI bus 0 is the host bridge; the ports that pcie devices are behind take slots from FIRST_PORT on
+SLOTS = {"pci": range(1, 32), "pcie": range(16), "mmio": range(8), "platform": range(32)}
+FIRST_PORT = 16
 
 MIB = 1 << 20
 MEMORY_LEAST = 32 * MIB
@@ -133,6 +135,15 @@ KEYS = (
         choices=("aia", "plic"),
     ),
     Key(
+        "vm",
+        "hotplug-ports",
+        Kind.COUNT,
+        'Empty PCIe hot-plug ports for `orchestrator attach`, beside the one of each device with `bus = "pcie"`; 16 in '
+        "all.",
+        default=0,
+        most=16,
+    ),
+    Key(
         "boot",
         "kernel",
         Kind.FILE,
@@ -181,10 +192,18 @@ KEYS = (
         "device",
         "bus",
         Kind.TEXT,
-        "What the device is connected to: `mmio` is a slot of virtio-mmio, of which there are 8, for virtio devices; "
+        "What the device is connected to: `pcie` is a PCIe hot-plug port of its own, which it can be taken out of; "
+        "`mmio` is a slot of virtio-mmio, of which there are 8, for virtio devices; "
         "`platform` is memory and a wire, of which there are 32, for plain devices that the device tree names.",
         default="pci",
-        choices=("pci", "mmio", "platform"),
+        choices=("pci", "pcie", "mmio", "platform"),
+    ),
+    Key(
+        "device",
+        "plugged",
+        Kind.FLAG,
+        'Whether it is there from the start; with `bus = "pcie"` it may be plugged in later: `orchestrator attach`.',
+        default=True,
     ),
     Key(
         "device",

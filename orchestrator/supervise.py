@@ -13,11 +13,12 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from orchestrator import faults, requests, spawn
+from orchestrator import faults, orders, requests, spawn
 from orchestrator.config import Config
 from orchestrator.launch import ENDING_SIGNALS, Running
 from orchestrator.plan import BUS, CPU
-from orchestrator.record import BY_HAND, FAILED, RESTARTING
+from orchestrator.plugging import Plugger
+from orchestrator.record import BY_HAND, FAILED, RESTARTING, UNPLUGGED
 from orchestrator.report import Report
 from orchestrator.restart import Again, Policy
 from orchestrator.spawn import Child, status_text
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 10.0  # for a guest to power down
 _QUIT_S = 5.0
 _KILL_S = 3.0
+_POLL_S = 0.02
 
 
 class Supervisor:
@@ -39,6 +41,7 @@ class Supervisor:
         self._config = config
         self._report = report
         self._watcher = Watcher(running, report)
+        self._plugger = Plugger(running, self._begin, self._end_for_good)
         self._policies = {p.id: Policy(p.restart) for p in running.plan.restartable}
         self._wanted: set[str] = set()  # devices whose end was asked for, to start anew
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,6 +117,8 @@ class Supervisor:
 
     async def _device_ended(self, child: Child) -> None:
         name, how = child.process.id, status_text(child.status)
+        if self._plugger.concerns(name):
+            return
         if name in self._wanted:
             self._wanted.discard(name)
             await self._again(name, 0.0)
@@ -140,7 +145,7 @@ class Supervisor:
         self._start(name)
 
     def _start(self, name: str) -> None:
-        if self._final.done():
+        if self._final.done() or self._running.record.entries[name].state == UNPLUGGED:
             return
         self._running.record.entries[name].restarts += 1
         old = self._running.children.pop(name, None)
@@ -154,18 +159,25 @@ class Supervisor:
         logger.info("%s started again as pid %d", name, child.entry.pid)
         child.watch(self._on_end)
 
+    def _begin(self, name: str) -> None:
+        """Start a process that is plugged in."""
+        self._policies[name] = Policy(self._running.plan.process(name).restart)
+        self._running.start(name).watch(self._on_end)
+
     def _restart_dead(self) -> None:
         """After taking over: start the devices that died while nobody looked."""
         for device in self._running.plan.restartable:
             entry = self._running.record.entries[device.id]
-            if device.id not in self._running.children and entry.state not in (BY_HAND, FAILED):
+            if device.id not in self._running.children and entry.state not in (BY_HAND, FAILED, UNPLUGGED):
                 self._report.say(f"{device.id} is not running; starting it again")
                 self._start(device.id)
 
     # orders
 
     def _serve_requests(self) -> None:
-        """Restart the devices that ``orchestrator restart`` left a request for."""
+        """Restart the devices that ``orchestrator restart`` left a request for; plug and unplug."""
+        for order in orders.take(self._running.runtime):
+            self._spawn(self._plugger.obey(order))
         for name in requests.take(self._running.runtime):
             if name not in self._policies:
                 continue
@@ -182,6 +194,14 @@ class Supervisor:
         await asyncio.sleep(_KILL_S)
         if self._running.children.get(child.process.id) is child:
             child.entry.signal(signal.SIGKILL)
+
+    async def _end_for_good(self, child: Child) -> None:
+        child.entry.signal(signal.SIGTERM)
+        deadline = time.monotonic() + _KILL_S
+        while not child.has_ended and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+        child.entry.signal(signal.SIGKILL)
+        child.reap()
 
     def ask_down(self, status: int = 0) -> None:
         """Power the guest down; asked again, end it. ``status`` is the result where the guest does not decide."""

@@ -9,7 +9,7 @@ import sys
 import time
 
 from orchestrator import client, requests, vms
-from orchestrator.record import FAILED
+from orchestrator.record import FAILED, UNPLUGGED
 from protocol.errors import BusvmError, NotFound
 
 _ORDERS = {
@@ -56,6 +56,8 @@ def run_restart(options: argparse.Namespace) -> int:
         vms.device_of(vm, name)
         if name not in known:
             raise BusvmError(f"{name} is part of the machine and cannot be restarted alone", hint="`orchestrator down`")
+        if vm.record.entries[name].state == UNPLUGGED:
+            raise BusvmError(f"{name} is not plugged in", hint=f"`orchestrator attach {vm.name} {name}`")
         if known[name].start == "attach":
             raise BusvmError(f"{name} was started by hand", hint="end it, and start it again the same way")
     if not vm.supervisor:

@@ -112,7 +112,7 @@ def bring_up(config: Config, planned: plan.Plan, runtime: Runtime, held: lock.Lo
         if adopted is not None:
             report.log_to_file(runtime)
             audience.say(f"VM {runtime.vm!r} runs already and nobody looked after it: taken over")
-            if earlier.plan != planned:
+            if earlier.plan.declared != planned:
                 audience.say("its configuration has changed since: `down` and `up` apply that")
             return adopted
     try:

@@ -150,6 +150,37 @@ def test_bad_input_is_named_with_line_key_and_hint(text: str, message: str, hint
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (DISK + "plugged = false\n", "vm.toml:5: device.plugged: only a device behind a port", 'bus = "pcie"'),
+        (DISK + 'bus = "pcie"\nplugged = false\nstart = "attach"\n', "vm.toml:6: device.plugged: only", "auto"),
+        ("[vm]\nhotplug-ports = 16\n" + DISK + 'bus = "pcie"\n', "vm.toml:2: vm.hotplug-ports: 17 ports", "16 at most"),
+        ("[vm]\nhotplug-ports = 17\n", "vm.toml:2: vm.hotplug-ports: 17 is out of range", "0 to 16"),
+        (
+            "[vm]\nhotplug-ports = 16\n" + "".join(DISK.replace("disk0", f"disk{n}") for n in range(16)),
+            "vm.toml:2: vm.hotplug-ports: 16 ports and 16 devices on PCI bus 0",
+            "31 at most",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_ports_and_what_is_behind_them(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert caught.value.message.startswith(message)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_device_is_described_by_its_keys_alone() -> None:
+    found = config.described("more", "virtio-blk", ["image=disk.img", "readonly=true"])
+    assert (found.id, found.bus, found.plugged) == ("more", "pcie", True)
+    assert dict(found.options)["readonly"] is True
+    with pytest.raises(ConfigError, match=r"^--set: device.image: no such file"):
+        config.described("more", "virtio-blk", ["image=none.img"])
+
+
 @pytest.mark.usefixtures("folder")
 def test_more_devices_than_slots() -> None:
     text = "".join(DISK.replace("disk0", f"disk{index}") for index in range(32))

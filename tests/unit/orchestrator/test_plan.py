@@ -71,6 +71,43 @@ def test_devices_of_virtio_mmio_have_slots_of_their_own(tmp_path: Path) -> None:
     assert found.process("cpu").argv[-6:] == ("--device", "mine=mmio0", "--device", "disk0=1", "--device", "more=mmio1")
 
 
+def test_devices_behind_ports_have_them_in_order_and_empty_ones_follow(tmp_path: Path) -> None:
+    more = MINE.replace("mine", "more") + 'bus = "pcie"\nplugged = false\n'
+    found = make(tmp_path, "[vm]\nhotplug-ports = 2\n" + DISK + MINE + 'bus = "pcie"\n' + more)
+
+    assert [device.slot for device in found.devices] == ["1", "pcie0", "pcie1"]
+    assert [device.plugged for device in found.devices] == [True, True, False]
+    assert not any("--transport" in word for device in found.devices for word in device.argv)
+    cpu = found.process("cpu").argv
+    assert cpu[-8:] == (
+        *("--ports", "4"),
+        *("--device", "disk0=1"),
+        *("--device", "mine=pcie0", "--reserve", "more=pcie1"),
+    )
+    assert "--ports" not in make(tmp_path, DISK).process("cpu").argv
+
+
+def test_slots_of_bus_0_that_ports_have_are_passed_over(tmp_path: Path) -> None:
+    many = "".join(MINE.replace("mine", f"mine{n}") for n in range(16))
+    found = make(tmp_path, "[vm]\nhotplug-ports = 2\n" + many)
+
+    assert [device.slot for device in found.devices][-3:] == ["14", "15", "18"]
+
+
+def test_what_is_added_is_part_of_the_plan_until_it_goes(tmp_path: Path) -> None:
+    declared = make(tmp_path, DISK)
+    device = config.described("more", "python:mydevice", ["restart=no"])
+
+    added = plan.added(device, Runtime("t"), tmp_path)
+    grown = declared.with_added(added)
+
+    assert [p.id for p in grown.of_device("more")] == ["more"]
+    assert (added[0].slot, added[0].added, added[0].plugged, added[0].cwd) == ("pcie", True, False, str(tmp_path))
+    assert plan.Plan.from_json(json.loads(json.dumps(grown.to_json()))) == grown
+    assert grown.declared == grown.without(["more"]) == declared
+    assert grown.of_device("cpu") == ()
+
+
 def test_what_boots_becomes_options_of_the_cpu_process(tmp_path: Path) -> None:
     (tmp_path / "fw,1.bin").touch()
     found = make(
