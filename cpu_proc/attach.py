@@ -62,7 +62,8 @@ class Slot:
         self.failure = ""
         self.remote: Remote | None = None
         self.epoch = 0  # of the last incarnation
-        self.leaving = False  # it is being ejected
+        self.asked = False  # the guest has been asked to let go of it
+        self.leaving = False  # it is on its way out, and its process may not come again
         self.old_sources: list[slice] = []  # words that an ejected device may still write, until its process is gone
 
     @property
@@ -162,6 +163,7 @@ class Attacher:
 
     def forget(self, slot: Slot) -> None:
         """Note that nothing is plugged in ``slot``, which is no more unless it is kept for the device."""
+        slot.failure = ""
         if slot.declared:
             self._set_state(slot, UNPLUGGED)
         elif not slot.old_sources and self.slots.get(slot.id) is slot:

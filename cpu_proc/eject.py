@@ -50,22 +50,26 @@ class Ejector:
             raise _refuse("NotPlugged", f"{slot.id} is not plugged in")
         if not isinstance(card, Card):
             raise _refuse("NotRemovable", f"{slot.id} at {slot.shown} is not behind a hot-plug port")
-        if slot.leaving or slot.state == ATTACHING:
-            raise _refuse("Busy", f"{slot.id} is {'leaving already' if slot.leaving else 'just coming'}")
+        if slot.leaving or slot.state == ATTACHING or (slot.asked and not force):
+            raise _refuse("Busy", f"{slot.id} is {'just coming' if slot.state == ATTACHING else 'leaving already'}")
+        if not force:
+            slot.asked = True
+            try:
+                await self._ask(slot, card, min(max(0.0, timeout_s), LONGEST_WAIT_S))
+            finally:
+                slot.asked = False
         slot.leaving = True
         try:
-            if not force:
-                await self._ask(slot, card, min(max(timeout_s, 0.0), LONGEST_WAIT_S))
             was_attached = slot.state == ATTACHED
             card.close()  # a hart that waits for it goes on, with all ones
             await self._stand_still(lambda: self._machine.board.root.remove(card))
+            logger.info("dev=%s ejected from %s%s", slot.id, slot.shown, " by force" if force else "")
+            if was_attached:
+                await self._dismiss(slot)
+            self._attacher.release(slot, card)
+            self._attacher.forget(slot)
         finally:
             slot.leaving = False
-        logger.info("dev=%s ejected from %s%s", slot.id, slot.shown, " by force" if force else "")
-        if was_attached:
-            await self._dismiss(slot)
-        self._attacher.release(slot, card)
-        self._attacher.forget(slot)
 
     async def _stand_still(self, work: object) -> None:
         await asyncio.wrap_future(self._machine.do(work))  # type: ignore[arg-type]
@@ -76,7 +80,9 @@ class Ejector:
         if port.hot_plug.driven and port.hot_plug.powered:
             await self._stand_still(lambda: self._machine.board.root.press(port))
         deadline = time.monotonic() + timeout_s
-        while not _has_let_go(card):
+        while slot.state == ATTACHING or not _has_let_go(card):
+            if slot.remote is not card:
+                raise _refuse("NotPlugged", f"{slot.id} was pulled out meanwhile")
             if time.monotonic() > deadline:
                 if port.hot_plug.driven and port.hot_plug.indicator == "blinking":
                     # within five seconds a second press takes back the first (PCIe 5.0 §6.7.1.5)

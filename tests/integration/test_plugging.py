@@ -133,6 +133,24 @@ def test_a_guest_that_keeps_it_and_one_that_is_not_asked(cli: Cli) -> None:
     assert state(cli, "disk0")[0] == "unplugged"
 
 
+def test_one_that_dies_while_its_guest_is_asked_comes_back_and_then_goes(cli: Cli) -> None:
+    vm(cli)
+    up(cli)
+    did(cli, "attach", "disk0")
+    write = "busctl --user call org.busvm.device.disk0 /org/busvm/device/disk0 org.busvm.Registers1 Write st"
+    in_shell(cli, f"{write} pci_command 6")
+
+    asking = cli.start("detach", "disk0")
+    wait_for(lambda: "asked to detach disk0" in cli.run("logs", VM, "orchestrator").stdout)
+    os.kill(processes(cli)["disk0"]["pid"], signal.SIGKILL)
+    wait_for(lambda: state(cli, "disk0")[::2] == ("attached", 2))
+    assert asking.poll() is None
+    in_shell(cli, f"{write} pci_command 2")
+
+    assert asking.wait(20) == 0
+    assert state(cli, "disk0")[0] == "unplugged"
+
+
 def test_a_dead_device_that_the_guest_waits_for_can_be_pulled(cli: Cli) -> None:
     vm(cli)
     up(cli)
