@@ -8,6 +8,8 @@ the table in the page; the device only fills the page and says which vector it m
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from devproc.device import Device
 from devproc.registers import CONFIG, Bar, Register
 from protocol.layout import CONFIG_SIZE, DevicePage, ReadKind, WriteKind, kind
@@ -52,6 +54,8 @@ class PciDevice(Device):
     subsystem: tuple[int, int] = (0, 0)
     """Subsystem vendor and device; (0, 0) stands for the function's own."""
     msix_bar: int = 1
+    own_express: ClassVar[bool] = False
+    """Whether ``capabilities`` has one of PCI Express wherever the function is, so that none is added behind a port."""
 
     pci_command = Register(
         CONFIG, 0x04, width=2, mask=COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE, doc="Command."
@@ -157,8 +161,8 @@ class PciDevice(Device):
 
     @property
     def express(self) -> bool:
-        """Whether the function is behind a PCIe port."""
-        return bool(self.machine.page.express)
+        """Whether the function needs the capabilities of an endpoint, because it is behind a PCIe port."""
+        return bool(self.machine.page.express) and not self.own_express
 
     @property
     def msix_enabled(self) -> bool:

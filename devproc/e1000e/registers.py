@@ -30,6 +30,7 @@ class RegisterFile(PciDevice):
     vendor, device, class_code = 0x8086, 0x10D3, 0x02_0000
     vectors = 5
     msix_bar = 3
+    own_express = True
     doorbells = 2
     """One for each tail: receive, transmit."""
     bar0 = Bar(0x2_0000)

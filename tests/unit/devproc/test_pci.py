@@ -78,6 +78,25 @@ def test_behind_a_port_a_function_is_an_express_endpoint(function: Function) -> 
     machine.close()
 
 
+class Endpoint(Function):
+    """A function that is an endpoint wherever it is."""
+
+    own_express = True
+
+    def capabilities(self) -> dict[int, bytes]:
+        return super().capabilities() | {0xE0: bytes([0x10]) + bytes(19)}
+
+
+def test_a_function_with_an_express_capability_of_its_own_keeps_that_alone() -> None:
+    device = Endpoint()
+    machine = Machine.private(device.page_size)
+    machine.page.express = 1
+    device.attach(machine)
+    assert capabilities(device) == {0x11: MSIX_CAP, 0x10: 0xE0}
+    device.release()
+    machine.close()
+
+
 def test_every_writable_byte_of_configuration_space_is_stored_by_the_cpu(function: Function) -> None:
     for offset in range(0x1000):
         byte = function.shared.u8[DevicePage.CONFIG_KINDS + offset]
