@@ -46,7 +46,8 @@ def shell(guest: Guest, *modules: str) -> None:
     guest.wait_for("ready\n", 60)
     for name, folder in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")):
         guest.run(f"mountpoint -q {folder} || mount -t {name} {name} {folder}")
-    guest.run("ln -sfn /proc/self/fd /dev/fd; dmesg -n 1")  # the kernel says when a link comes up, between what the shell says
+    guest.run("ln -sfn /proc/self/fd /dev/fd")
+    guest.run("dmesg -n 1")  # the kernel says when a link comes up, between what the shell says
     guest.run(f"ip link set lo up; modprobe -a {' '.join(modules or ('virtio_net',))}; udevadm settle")
 
 
