@@ -13,7 +13,7 @@ MIB = 1 << 20
 SHELL = "quiet init=/bin/bash"
 """A kernel command line with which Debian is a shell after a few seconds, for tests that set its network by hand."""
 # A listener made of what every Debian has: perl's sockets.
-_LISTEN = (
+LISTEN = (
     "perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>5555,Listen=>1,ReuseAddr=>1) or die; "
     "$c=$s->accept; binmode $c; print while read($c,$_,65536)' | sha256sum"
 )
@@ -88,7 +88,7 @@ def transfer(source: Guest, sink: Guest, address: str, size: int, timeout_s: flo
     """Send random bytes from one guest to another, whose address is given; what arrives has the same digest."""
     source.run(f"head -c {size} /dev/urandom > /tmp/data", timeout_s)
     sent = digest_of(source.run("sha256sum < /tmp/data", timeout_s))
-    sink.type(f"{_LISTEN}; echo end-of-''transfer")
+    sink.type(f"{LISTEN}; echo end-of-''transfer")
     send = f"cat /tmp/data > /dev/tcp/{address}/5555"
     source.run(f"until (exec {send}) 2> /dev/null; do sleep 0.2; done", timeout_s)  # the listener may not be there yet
     received = digest_of(sink.wait_for("end-of-transfer\n", timeout_s))
