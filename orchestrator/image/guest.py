@@ -67,7 +67,8 @@ FILES = {
     "[Unit]\nConditionPathExists=/var/log/journal\n",
     # Of 1 000 things in /sys those few have something to be set up at boot; what appears later is handled as ever.
     "etc/systemd/system/systemd-udev-trigger.service.d/busvm.conf": "[Service]\nExecStart=\n"
-    "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty --sysname-match=tty[A-Z]*\n"
+    "ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty --sysname-match=tty[A-Z]* "
+    "--sysname-match=hvc*\n"
     "ExecStart=-udevadm trigger --type=devices --action=add --prioritized-subsystem=block,net "
     + " ".join(f"--subsystem-match={name}" for name in COLDPLUGGED)
     + "\n",

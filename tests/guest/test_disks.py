@@ -21,7 +21,7 @@ from tests.guest.expect import Guest
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
 VM = (
-    on_a_snapshot("disks")
+    on_a_snapshot("disks").replace("console=ttyS0", "console=hvc0 console=ttyS0")
     + """\
 [[device]]
 id = "blocks"
@@ -110,6 +110,13 @@ def test_linux_finds_what_vm_toml_says(debian: Path, tmp_path: Path) -> None:
             guest.type(f"head -c {1 << 20} <&5 | sha256sum; exec 5<&-")
             agent.sendall(bytes(1 << 20))
             guest.wait_for(f"{hashlib.sha256(bytes(1 << 20)).hexdigest()}  -\n", 60)
+        with socket.socket(socket.AF_UNIX) as terminal:  # a console of the kernel has a login
+            terminal.connect(str(tmp_path / "console.sock"))
+            terminal.settimeout(30)
+            terminal.sendall(b"\n")
+            said = b""
+            while b"login:" not in said:
+                said += terminal.recv(4096)
         # the tutorial's devices, with Linux's drivers: one alarm is one interrupt
         assert len(guest.run("head -c 16 /dev/hwrng | base64").strip()) == 24
         guest.run("rtcwake -d /dev/rtc1 -m on -s 2")
