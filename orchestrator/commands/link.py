@@ -11,6 +11,7 @@ from protocol.bus import BusError
 from protocol.errors import BusvmError, NotFound
 
 NET1 = "org.busvm.Net1"
+_HINT = "`orchestrator ps` says what is"
 _ACTIONS = ("up", "down", "announce")
 
 
@@ -34,6 +35,9 @@ def run(options: argparse.Namespace) -> int:
     if len(devices) != 1:
         raise NotFound("the link of which card?", hint=f"`orchestrator ps {vm.name}` lists the devices")
     vms.device_of(vm, devices[0])
+    assert vm.record is not None
+    if vm.record.plan.process(devices[0]).slot is None:
+        raise BusvmError(f"{devices[0]} is no network card", hint=_HINT)
     said = client.ask(vm.runtime, lambda connected: _ask(connected, devices[0], action))
     if said:
         output.line(said)
@@ -52,6 +56,6 @@ async def _ask(connected: Client, device: str, action: str) -> str:
             await connected.bus.call(*place, NET1, "SetLink", "b", [action == "up"], timeout_s=5.0)
     except BusError as error:
         if "Unknown" in error.name:
-            raise BusvmError(f"{device} is no network card", hint="`orchestrator inspect` says what it is") from error
+            raise BusvmError(f"{device} is no network card", hint=_HINT) from error
         raise
     return ""
