@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
 from typing import Any
 
 from devproc.attachment import Offer
+from devproc.bus_thread import BusThread
 from devproc.loop import WAITING, DeviceLoop
 from devproc.tracing import fields
 from devproc.virtio import VirtioDevice
 from protocol import names
-from protocol.bus import Bus, BusError, Disconnected, Variant
+from protocol.bus import Bus, BusError, Variant
 from protocol.errors import BusvmError, Malformed
 from protocol.layout import DevicePage
 from protocol.objects import Tree
@@ -165,8 +163,8 @@ class Queues1:
         return self._device.queue_tables()
 
 
-class BusThread:
-    """Connects, shows the objects, takes the name; ``finished`` ends with the connection, or with what went wrong."""
+class DeviceOnBus(BusThread):
+    """A device on the bus, by the name that makes ``cpu_proc`` attach it."""
 
     def __init__(
         self,
@@ -178,71 +176,46 @@ class BusThread:
         description: str,
         objects: dict[str, object] | None = None,
     ) -> None:
-        self.finished: Future[None] = Future()
-        self._loop = loop
-        self._address = address
+        super().__init__(loop, address)
+        self._device_loop = loop
         self._id = device_id
         self._kind = kind
         self._description = description
         self._objects = objects or {}
         self._pause: asyncio.Task[None] | None = None
         self._pausing = False
-        self._asyncio: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main())
-            self.finished.set_result(None)
-        except BusvmError as error:
-            self.finished.set_exception(error)
-        finally:
-            self._loop.stop()
-
-    async def _main(self) -> None:
-        self._asyncio = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
-        bus = await Bus.connect(self._address)
-        tree = Tree(bus, names.ROOT_PATH)
-        path = names.device_path(self._id)
-        shown = Device1(self._loop, device_id=self._id, kind=self._kind, description=self._description)
+    async def show(self, bus: Bus, tree: Tree) -> None:
+        """Add Device1 and its like."""
+        loop, path = self._device_loop, names.device_path(self._id)
+        shown = Device1(loop, device_id=self._id, kind=self._kind, description=self._description)
         tree.add(path, DEVICE1, shown)
-        tree.add(path, REGISTERS1, Registers1(self._loop))
-        tree.add(path, TRACE1, Trace1(self._loop))
-        if isinstance(self._loop.device, VirtioDevice):
-            tree.add(path, QUEUES1, Queues1(self._loop.device))
+        tree.add(path, REGISTERS1, Registers1(loop))
+        tree.add(path, TRACE1, Trace1(loop))
+        if isinstance(loop.device, VirtioDevice):
+            tree.add(path, QUEUES1, Queues1(loop.device))
         for interface, implementation in self._objects.items():
             tree.add(path, interface, implementation)
-        asyncio_loop = self._asyncio
-        self._loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
-        self._loop.on_state = lambda: self._from_loop(
-            asyncio_loop, lambda: tree.changed(path, DEVICE1, "State", "Epoch")
-        )
+        loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
+        loop.on_state = lambda: self.later(lambda: tree.changed(path, DEVICE1, "State", "Epoch"))
         await bus.watch_names(self._machine_gone)
         await bus.request_name(names.device_name(self._id))
-        await self._until_closed(bus)
-        bus.close()
 
     def _ask_pause(self, bus: Bus, reason: str) -> bool:
         """Have the machine paused (called on the device loop); one request stands for all until it goes on."""
-        if self._asyncio is None or self._closing is None or self._closing.is_set():
+        if not self.is_open:
             return False
         if not self._pausing:
             self._pausing = True
             logger.warning("pausing the machine: %s; `orchestrator resume` tries again", reason)
-            self._from_loop(self._asyncio, lambda: self._start_pause(bus, reason))
+            self.later(lambda: self._start_pause(bus, reason))
         return True
 
     def _start_pause(self, bus: Bus, reason: str) -> None:
         self._pause = asyncio.get_running_loop().create_task(self._paused(bus, reason))
 
     async def _paused(self, bus: Bus, reason: str) -> None:
-        device = self._loop.device
+        device = self._device_loop.device
         try:
             await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, MACHINE1, "PauseFor", "s", [f"{self._id}: {reason}"])
             while await self._machine_state(bus) == PAUSED:
@@ -250,39 +223,16 @@ class BusThread:
         except (BusvmError, TimeoutError) as error:
             logger.warning("the machine cannot be paused: %s", error)
             self._pausing = False
-            self._loop.call(device.give_up)
+            self._device_loop.call(device.give_up)
             return
         self._pausing = False  # first: what gets stuck from here on asks for a pause of its own
-        self._loop.call(device.retry)
+        self._device_loop.call(device.retry)
 
     @staticmethod
     async def _machine_state(bus: Bus) -> str:
         get = "org.freedesktop.DBus.Properties", "Get", "ss", [MACHINE1, "State"]
         return str((await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, *get))[0])
 
-    async def _until_closed(self, bus: Bus) -> None:
-        assert self._closing is not None
-        waits: list[Coroutine[Any, Any, Any]] = [bus.wait_closed(), self._closing.wait()]
-        tasks = [asyncio.create_task(wait) for wait in waits]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        if not self._closing.is_set():
-            raise Disconnected("the bus is gone")
-
     def _machine_gone(self, name: str, old: str, new: str) -> None:
         if name == names.MACHINE_NAME and old and not new:
-            self._loop.call(self._loop.detach)
-
-    @staticmethod
-    def _from_loop(asyncio_loop: asyncio.AbstractEventLoop, action: Any) -> None:
-        try:
-            asyncio_loop.call_soon_threadsafe(action)
-        except RuntimeError:
-            return  # the bus thread has ended already
-
-    def close(self) -> None:
-        """Disconnect and wait for the thread."""
-        if self._asyncio is not None and self._closing is not None:
-            self._from_loop(self._asyncio, self._closing.set)
-        self._thread.join(timeout=5)
+            self._device_loop.call(self._device_loop.detach)

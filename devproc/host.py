@@ -171,14 +171,14 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
         raise ConfigError("nothing to do", hint=f"--bus ADDRESS joins a machine, --poke gives a prompt{more}")
     if not options.id or not names.ID_PATTERN.match(options.id):
         raise ConfigError(f"--id {options.id or ''!r} is no device id", hint="letters, digits and _, from a letter on")
-    from devproc.exported import BusThread
+    from devproc.exported import DeviceOnBus
     from devproc.loop import DeviceLoop
 
     device = program.open(options)
     try:
         loop = DeviceLoop(device, context)
         signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
-        bus = BusThread(
+        bus = DeviceOnBus(
             loop,
             address=options.bus,
             device_id=options.id,

@@ -70,9 +70,9 @@ def _serve(options: argparse.Namespace) -> int:
     bus = None
     try:
         if options.bus:
-            from devproc.hub.exported import BusThread
+            from devproc.hub.exported import HubOnBus
 
-            bus = BusThread(loop, hub, options.bus, options.id)
+            bus = HubOnBus(loop, hub, options.bus, options.id)
             bus.start()
         while not loop.stopping:
             loop.turn(None)

@@ -12,7 +12,7 @@ from devproc.descriptors import Descriptors
 from devproc.hub.port import StreamPort
 from devproc.hub.switch import Switch
 from devproc.network.address import Address
-from devproc.network.stream import Connector, Place
+from devproc.network.sockets import Connector, Place
 
 logger = logging.getLogger(__name__)
 

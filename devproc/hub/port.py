@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,11 +10,10 @@ from devproc.descriptors import Descriptors
 from devproc.network.backend import PLAIN, Buffer
 from devproc.network.framing import Framing
 from devproc.network.segments import whole
+from devproc.network.sockets import prepare
 
 if TYPE_CHECKING:
     from devproc.hub.switch import Switch
-
-_SOCKET_BUFFER = 1 << 20
 
 
 class StreamPort:
@@ -35,10 +33,7 @@ class StreamPort:
         self.headers = headers
         self.counters: dict[str, int] = {"frames_in": 0, "frames_out": 0, "frames_not_whole": 0}
         self._switch = switch
-        with contextlib.suppress(OSError):
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-            if peer.family != socket.AF_UNIX:
-                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prepare(peer)
         self._framing = Framing(
             peer, descriptors, self, lambda reason: ended(self, reason), self.counters, headers=headers
         )

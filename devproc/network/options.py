@@ -209,7 +209,8 @@ def _tap(options: argparse.Namespace, pairs: int) -> Network:
 
 
 def _stream(options: argparse.Namespace, _pairs: int) -> Network:
-    from devproc.network.stream import RECONNECT_S, Stream
+    from devproc.network.sockets import RECONNECT_S
+    from devproc.network.stream import Stream
 
     again = RECONNECT_S if options.reconnect is None else options.reconnect
     return Stream(Address.parse(_needed(options, "address")), server=options.server, reconnect_s=again)

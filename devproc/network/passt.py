@@ -25,9 +25,9 @@ from pathlib import Path
 
 from devproc.alarm import Alarm
 from devproc.descriptors import READ, Descriptors
-from devproc.network.backend import Base, Buffer, Card, Pieces
+from devproc.network.backend import Card
 from devproc.network.frame import MTU_LEAST
-from devproc.network.framing import Framing
+from devproc.network.plug import Plug
 from devproc.network.user_config import MTU, Forward
 from protocol.errors import ConfigError, HostError
 
@@ -181,7 +181,7 @@ class Process:
             os.close(fd)
 
 
-class Passt(Base):
+class Passt(Plug):
     """passt behind a card."""
 
     def __init__(self, config: PasstConfig) -> None:
@@ -190,12 +190,10 @@ class Passt(Base):
         Raises:
             HostError: there is no such program, or it says why not: a port that is taken, mostly.
         """
+        super().__init__(restarts=0)
         self.config = config
         self.mtu = config.mtu
-        self._lost = {"frames_without_peer": 0, "restarts": 0}
         self._card: Card | None = None
-        self._framing: Framing | None = None
-        self._listening = True
         self._backoff_s = _BACKOFF_S
         self._lines = 0
         self._process: Process | None = Process(config)
@@ -220,22 +218,18 @@ class Passt(Base):
         process, card = self._process, self._card
         assert process is not None
         assert card is not None
-        self._framing = Framing(
-            process.socket, self._descriptors, card, self._hung_up, self._lost, listening=self._listening
-        )
+        self.plug(process.socket, self._descriptors, card, self._hung_up)
         self._lines = 0
         self._descriptors.watch(process.ended, self._died)
         self._descriptors.watch(process.words, self._spoke)
 
     def _hung_up(self, reason: str) -> None:
         """It has closed its socket, or did not keep to the format; either way it is of no use."""
-        self._framing = None
+        self.unplug()
         self._end(reason)
 
     def _died(self, _events: int) -> None:
-        if self._framing is not None:
-            self._framing.close()
-            self._framing = None
+        self.unplug()
         self._end("it has ended")
         if self._card is not None:
             self._card.writable()
@@ -267,7 +261,7 @@ class Passt(Base):
     def _again(self, _events: int) -> None:
         """Start it again; whether it gets ready shows when it dies or does not."""
         self._alarm.acknowledge()
-        self._lost["restarts"] += 1
+        self._counters["restarts"] += 1
         try:
             self._process = Process(self.config)
         except HostError as error:
@@ -287,30 +281,6 @@ class Passt(Base):
         if words and self._lines <= _LINES_MOST:
             logger.info("passt: %s", words)
 
-    # frames
-
-    def send(self, pair: int, header: Buffer, frame: Pieces) -> bool:
-        """Send a frame; while it is not there, lose it."""
-        if self._framing is None:
-            self._lost["frames_without_peer"] += 1
-            return True
-        return self._framing.send(header, frame)
-
-    def flush(self) -> None:
-        """Send the burst."""
-        if self._framing is not None:
-            self._framing.flush()
-
-    def listen(self, *, wanted: bool) -> None:
-        """Read from it, or leave it waiting."""
-        self._listening = wanted
-        if self._framing is not None:
-            self._framing.listen(wanted=wanted)
-
-    def counters(self) -> dict[str, int]:
-        """Return what was lost, and how often it was started again."""
-        return dict(self._lost)
-
     def describe(self) -> str:
         """Say who it is."""
         who = f"process {self.pid}" if self.pid else "which has ended"
@@ -318,9 +288,7 @@ class Passt(Base):
 
     def close(self) -> None:
         """End it."""
-        if self._framing is not None:
-            self._framing.close()
-            self._framing = None
+        self.unplug()
         if self._card is not None:
             self._descriptors.unwatch(self._alarm.fd)
             self._drop()
