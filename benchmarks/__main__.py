@@ -8,7 +8,10 @@ import os
 import sys
 import time
 
-SUITES = ("cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk_under_qemu", "disk", "workloads")
+SUITES = (
+    "cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk_under_qemu", "disk", "network",
+    "workloads",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:

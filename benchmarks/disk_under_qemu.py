@@ -49,8 +49,8 @@ class _Qemu:
 
 
 @contextmanager
-def serving(command: Sequence[str], socket: Path) -> Iterator[None]:
-    """Run a back-end until the end of the block."""
+def serving(command: Sequence[str], socket: Path) -> Iterator[int]:
+    """Run a back-end until the end of the block, which gets its process."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 10
@@ -58,7 +58,7 @@ def serving(command: Sequence[str], socket: Path) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} does not serve")
             time.sleep(0.01)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()
