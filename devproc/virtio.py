@@ -9,6 +9,7 @@ has one handler, ``request``, that gets a parsed chain. Negotiation, queues and 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Self
 
 from devproc.virtio_mmio import VirtioMmio
@@ -100,15 +101,21 @@ class VirtioDevice(VirtioTransport):
 
     def finish(self, queue: Virtqueue, head: int, written: int) -> None:
         """Return a chain of which ``written`` bytes were written; ``publish`` shows it to the guest."""
+        self.finish_all(queue, ((head, written),))
+
+    def finish_all(self, queue: Virtqueue, done: Iterable[tuple[int, int]]) -> None:
+        """Return several chains: the head of each, and how many bytes were written."""
         if self.queues.get(queue.index) is not queue:
             return
-        if self.observer:
-            self.observer.done(self.machine.memory, queue.index, head, written)
-        if queue.order is None:
-            queue.push(head, written)
-        else:
-            for ready in queue.order.returned(head, written):
-                queue.push(*ready)
+        observer, order, push = self.observer, queue.order, queue.push
+        for head, written in done:
+            if observer:
+                observer.done(self.machine.memory, queue.index, head, written)
+            if order is None:
+                push(head, written)
+            else:
+                for ready in order.returned(head, written):
+                    push(*ready)
 
     def publish(self, queue: Virtqueue) -> None:
         """Show what was finished, and interrupt the guest if it wants that; a queue of before its reset has nothing."""

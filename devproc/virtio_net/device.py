@@ -298,21 +298,20 @@ class NetworkCard(VirtioDevice):
     def _receiver(self, queue: Virtqueue) -> Receiver:
         mergeable = bool(self.negotiated & NetFeature.MRG_RXBUF)
         ram = self.machine.memory.ram.u8
-        return Receiver(queue, ram, mergeable=mergeable, take=self.take, finish=self.finish)
+        return Receiver(queue, ram, mergeable=mergeable, take=self.take, finish=self.finish_all)
 
     def request(self, queue: Virtqueue, chain: Chain) -> None:
         """Send a frame, or do a command."""
-        if queue.index == self.control_queue:
+        if not queue.index % 2:
             self.finish(queue, chain.head, self._control.serve(chain))
         elif self._send(queue.index // 2, chain):
-            self.finish(queue, chain.head, 0)
+            self._sent(queue, chain)
         else:
             self._held[queue.index] = chain
             self.stopped.add(queue.index)
 
-    def finish(self, queue: Virtqueue, head: int, written: int) -> None:
-        """Count it, for interrupts that wait."""
-        super().finish(queue, head, written)
+    def _sent(self, queue: Virtqueue, chain: Chain) -> None:
+        self.finish(queue, chain.head, 0)
         self._coalescing.finished(queue)
 
     def publish(self, queue: Virtqueue) -> None:
@@ -371,7 +370,7 @@ class NetworkCard(VirtioDevice):
             self.stopped.discard(index)
             queue = self.queues.get(index)
             if queue is not None:
-                self.finish(queue, chain.head, 0)
+                self._sent(queue, chain)
                 self.publish(queue)
                 self.pending.add(index)
 
@@ -436,8 +435,7 @@ class NetworkCard(VirtioDevice):
                 return True
             if not self._hears():
                 return False
-        self.counters["frames_in"] += 1
-        self.counters["bytes_in"] += len(frame)
+        self._received(receiver, len(frame))
         return True
 
     def room(self, pair: int, size: int) -> list[memoryview] | None:
@@ -472,5 +470,9 @@ class NetworkCard(VirtioDevice):
             self.counters["frames_unwanted"] += 1
         else:
             receiver.filled(length)
-            self.counters["frames_in"] += 1
-            self.counters["bytes_in"] += length - HEADER
+            self._received(receiver, length - HEADER)
+
+    def _received(self, receiver: Receiver, size: int) -> None:
+        self._coalescing.finished(receiver.queue)
+        self.counters["frames_in"] += 1
+        self.counters["bytes_in"] += size

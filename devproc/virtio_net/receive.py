@@ -7,7 +7,7 @@ when there is none left. A frame takes as many as it needs, if the driver has ag
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from devproc.network.backend import PLAIN, Buffer
 from devproc.network.frame import HEADER, NUM_BUFFERS
@@ -20,7 +20,7 @@ Place = tuple[int, int]
 
 
 class Receiver:
-    """The device side of one receive queue; ``take`` returns the next buffer, ``finish`` gives one back, used."""
+    """The device side of one receive queue; ``take`` returns the next buffer, ``finish`` gives some back, used."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Receiver:
         *,
         mergeable: bool,
         take: Callable[[Virtqueue], Chain | None],
-        finish: Callable[[Virtqueue, int, int], None],
+        finish: Callable[[Virtqueue, list[tuple[int, int]]], None],
     ) -> None:
         self.queue = queue
         self._ram = ram
@@ -73,17 +73,14 @@ class Receiver:
         count = self.gather(size)
         if not count:
             return False
-        ram, first = self._ram, self._ahead[0].writable[0]
-        if count == 1 and first[1] >= size:
-            offset = first[0]
+        ram, (offset, length) = self._ram, self._ahead[0].writable[0]
+        if length >= size:
             ram[offset : offset + HEADER] = _PLAIN_IN_ONE if header is PLAIN else bytes(header[:NUM_BUFFERS]) + _ONE
             ram[offset + HEADER : offset + size] = frame
         else:
-            head = bytes(header[:NUM_BUFFERS]) + count.to_bytes(2, "little")
-            places = [place for index in range(count) for place in self._ahead[index].writable]
-            _scatter(ram, _cut(places, 0, HEADER), head)
-            _scatter(ram, _cut(places, HEADER, size - HEADER), memoryview(frame))
-        self._use(size)
+            self._scatter(bytes(header[:NUM_BUFFERS]) + count.to_bytes(2, "little"), 0)
+            self._scatter(memoryview(frame), HEADER)
+        self._finish_up(self._cut(size))
         return True
 
     def pieces(self, size: int) -> list[memoryview] | None:
@@ -96,57 +93,58 @@ class Receiver:
 
     def start(self, count: int) -> bytes:
         """Return the first ``count`` bytes of the frame that was put into ``pieces``."""
-        places = self._ahead[0].writable
-        offset, length = places[0]
+        offset, length = self._ahead[0].writable[0]
         if length >= HEADER + count:
             return bytes(self._ram[offset + HEADER : offset + HEADER + count])
-        return b"".join(bytes(self._ram[at : at + part]) for at, part in _cut(self._places(), HEADER, count))
+        found = b""
+        for offset, length in self._places():
+            found += bytes(self._ram[offset : offset + length])
+            if len(found) >= HEADER + count:
+                break
+        return found[HEADER : HEADER + count]
 
     def filled(self, length: int) -> None:
         """Give the driver the first ``length`` bytes of ``pieces``."""
-        count, room = 0, 0
-        while room < length:
-            room += self._ahead[count].writable_size
-            count += 1
-        _scatter(self._ram, _cut(self._places(), NUM_BUFFERS, 2), count.to_bytes(2, "little"))
-        self._use(length)
+        done = self._cut(length)
+        self._scatter(len(done).to_bytes(2, "little"), NUM_BUFFERS)
+        self._finish_up(done)
 
     def give_back(self) -> None:
         """Return what was taken ahead, with nothing in it: the queue ends, and nothing may be under way in it."""
-        while self._ahead:
-            self._finish(self.queue, self._ahead.popleft().head, 0)
+        self._finish(self.queue, [(chain.head, 0) for chain in self._ahead])
+        self._ahead.clear()
 
     def _places(self) -> Iterator[Place]:
         return (place for chain in self._ahead for place in chain.writable)
 
-    def _use(self, length: int) -> None:
-        """Finish the buffers that hold the first ``length`` bytes."""
-        ahead, queue = self._ahead, self.queue
-        while length > 0:
-            chain = ahead.popleft()
-            written = min(length, chain.writable_size)
-            self._finish(queue, chain.head, written)
-            length -= written
+    def _scatter(self, data: Buffer, skip: int) -> None:
+        """Copy ``data`` to where it belongs, from ``skip`` bytes of the buffers on."""
+        ram, at, left = self._ram, 0, len(data)
+        for offset, length in self._places():
+            if skip >= length:
+                skip -= length
+                continue
+            part = min(length - skip, left)
+            ram[offset + skip : offset + skip + part] = data[at : at + part]
+            at += part
+            left -= part
+            if not left:
+                return
+            skip = 0
+
+    def _cut(self, length: int) -> list[tuple[int, int]]:
+        """Return the heads of the buffers that hold the first ``length`` bytes, and how many bytes are in each."""
+        done = []
+        for chain in self._ahead:
+            if length <= chain.writable_size:
+                done.append((chain.head, length))
+                break
+            done.append((chain.head, chain.writable_size))
+            length -= chain.writable_size
+        return done
+
+    def _finish_up(self, done: list[tuple[int, int]]) -> None:
+        for _ in done:
+            self._ahead.popleft()
+        self._finish(self.queue, done)
         self.touched = True
-
-
-def _cut(places: Iterable[Place], skip: int, count: int) -> Iterator[Place]:
-    """Yield where ``count`` bytes are that begin ``skip`` bytes into ``places``."""
-    for offset, length in places:
-        if count <= 0:
-            return
-        if skip >= length:
-            skip -= length
-            continue
-        part = min(length - skip, count)
-        yield offset + skip, part
-        count -= part
-        skip = 0
-
-
-def _scatter(ram: memoryview, places: Iterable[Place], data: Buffer) -> None:
-    """Copy ``data`` to ``places``, which are as long together."""
-    at = 0
-    for offset, length in places:
-        ram[offset : offset + length] = data[at : at + length]
-        at += length
