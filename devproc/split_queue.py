@@ -24,6 +24,7 @@ from protocol.memory import GuestMemory, full_fence
 
 AVAIL_NO_INTERRUPT = 1
 USED_NO_NOTIFY = 1
+_MORE = (DESC_NEXT | DESC_INDIRECT) << 32
 _DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
 
 
@@ -129,10 +130,12 @@ class SplitQueue(Virtqueue):
     def _follow(self, head: int) -> Chain | None:
         """Return the chain that starts at ``head`` of the descriptor table."""
         u64, index = self._u64, head
+        place = self._desc + 2 * head
+        address, rest = u64[place], u64[place + 1]
+        if not rest & _MORE:  # most chains of a network card
+            return self._single(head, address, rest & 0xFFFF_FFFF, rest >> 32)
         buffers: list[Buffer] = []
         for _ in range(self.size):
-            place = self._desc + 2 * index
-            address, rest = u64[place], u64[place + 1]
             flags = rest >> 32 & 0xFFFF
             if flags & DESC_INDIRECT:
                 table = self._table(_DESCRIPTOR, address, rest & 0xFFFF_FFFF, flags)
@@ -146,6 +149,8 @@ class SplitQueue(Virtqueue):
             if index >= self.size:
                 self.fail(f"next descriptor {index} in a table of {self.size}")
                 return None
+            place = self._desc + 2 * index
+            address, rest = u64[place], u64[place + 1]
         self.fail(f"chain at head {head} is longer than the ring")
         return None
 

@@ -55,13 +55,20 @@ class Chain:
 
     __slots__ = ("head", "readable", "readable_size", "writable", "writable_size")
 
-    def __init__(self, head: int) -> None:
+    def __init__(
+        self,
+        head: int,
+        readable: list[tuple[int, int]],
+        writable: list[tuple[int, int]],
+        readable_size: int,
+        writable_size: int,
+    ) -> None:
         self.head = head
-        self.readable: list[tuple[int, int]] = []
-        self.writable: list[tuple[int, int]] = []
-        self.readable_size = 0
+        self.readable = readable
+        self.writable = writable
+        self.readable_size = readable_size
         """Bytes the device may read."""
-        self.writable_size = 0
+        self.writable_size = writable_size
         """Bytes the device may write."""
 
 
@@ -184,10 +191,21 @@ class Virtqueue:
             return None
         return list(layout.iter_unpack(self._u8[offset : offset + length]))
 
+    def _single(self, head: int, address: int, length: int, flags: int) -> Chain | None:
+        """Return a chain of one buffer, if it is in RAM: what ``_chain`` does, in half the time."""
+        offset = address - self._base
+        if offset < 0 or offset + length > self._ram_size or (self._holes and not self._memory.backed(offset, length)):
+            self.fail(f"buffer of {length} bytes at {address:#x} is not in RAM")
+            return None
+        if flags & DESC_WRITE:
+            return Chain(head, [], [(offset, length)], 0, length)
+        return Chain(head, [(offset, length)], [], length, 0)
+
     def _chain(self, head: int, buffers: Iterable[tuple[int, ...]]) -> Chain | None:
         """Return a chain of these buffers, if all of them are in RAM and in order."""
-        chain = Chain(head)
-        readable, writable = chain.readable, chain.writable
+        readable: list[tuple[int, int]] = []
+        writable: list[tuple[int, int]] = []
+        readable_size = writable_size = 0
         base, size, holes = self._base, self._ram_size, self._holes
         for address, length, flags in buffers:
             offset = address - base
@@ -196,11 +214,11 @@ class Virtqueue:
                 return None
             if flags & DESC_WRITE:
                 writable.append((offset, length))
-                chain.writable_size += length
+                writable_size += length
             elif writable:
                 self.fail("readable descriptor after a writable one")  # virtio 1.2 §2.7.4.2, §2.8.4
                 return None
             else:
                 readable.append((offset, length))
-                chain.readable_size += length
-        return chain
+                readable_size += length
+        return Chain(head, readable, writable, readable_size, writable_size)
