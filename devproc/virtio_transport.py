@@ -21,6 +21,8 @@ from protocol.layout import DevicePage
 
 CONFIG_SPACE = Part(0xF00, index=6)  # the device's config space; a transport says where it is
 
+_FEATURES_OK = int(Status.FEATURES_OK)  # plain: it is looked at for frames, and an enumeration's `&` is slow
+
 
 class TransportState(Record):
     """What is neither a register nor part of a queue."""
@@ -125,7 +127,7 @@ class VirtioTransport(Device):
     @property
     def negotiated(self) -> int:
         """Feature bits in force."""
-        return self.state.driver_features if self.device_status & Status.FEATURES_OK else 0
+        return self.state.driver_features if self.device_status & _FEATURES_OK else 0
 
     def select_features(self, _value: int) -> None:
         """Show other feature bits."""

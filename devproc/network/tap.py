@@ -99,7 +99,9 @@ class Tap(Base):
         )
         self._spill = memoryview(bytearray(HEADER + FRAME_MAX))
         self._card: Card | None = None
-        self._agreed = 0
+        self._plain = True
+        """Whether the guest has not agreed to checksums, so that it gets no header of the kernel's."""
+        self._longest = 0
         self._wanted = True
         self._gone = False
         self.use(1)
@@ -192,11 +194,11 @@ class Tap(Base):
 
     def _room(self, card: Card, queue: Queue) -> list[memoryview]:
         """Return room for the next frame; none is no reason not to read it while the card still listens."""
-        if not self._agreed & NetFeature.GUEST_CSUM:
+        if self._plain:
             return []
         room = None
         if queue.long:
-            room = card.room(queue.pair, _LONG if self._agreed & LARGE else self._whole)
+            room = card.room(queue.pair, self._longest)
         if room is None and self._wanted:
             room = card.room(queue.pair, _SHORT)
         return room if room is not None and len(room) < _PIECES else []
@@ -204,7 +206,7 @@ class Tap(Base):
     def _deliver(self, queue: Queue, whole: bytes) -> bool:
         """Deliver a frame from our memory, or keep it until there is room."""
         assert self._card is not None
-        header = whole[:HEADER] if self._agreed & NetFeature.GUEST_CSUM else PLAIN
+        header = PLAIN if self._plain else whole[:HEADER]
         if self._card.deliver(memoryview(whole)[HEADER:], header, queue.pair):
             if queue.kept is not None:
                 queue.kept = None
@@ -229,8 +231,10 @@ class Tap(Base):
 
     def agree(self, features: int) -> None:
         """Have the kernel leave to the guest what it has agreed to."""
-        self._agreed = features & self.offloads
-        if not self._gone and not tun.set_offloads(self._queues[0].fd, self._agreed):
+        agreed = features & self.offloads
+        self._plain = not agreed & NetFeature.GUEST_CSUM
+        self._longest = _LONG if agreed & LARGE else self._whole
+        if not self._gone and not tun.set_offloads(self._queues[0].fd, agreed):
             self._counters["offloads_refused"] += 1
 
     def use(self, pairs: int) -> None:
