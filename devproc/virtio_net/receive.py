@@ -48,6 +48,9 @@ class Receiver:
                 chain = self._take(self.queue)
                 if chain is None:
                     return 0
+                if not chain.writable:
+                    self.queue.fail("a buffer for received frames that cannot be written")
+                    return 0
                 ahead.append(chain)
             room += ahead[count].writable_size
             count += 1

@@ -402,6 +402,17 @@ def test_interrupts_wait_for_company() -> None:
     assert told == [RX, RX]
 
 
+def test_a_buffer_to_receive_into_has_to_be_writable() -> None:
+    for hear in (lambda rig: rig.hear(frame()), lambda rig: rig.device.room(0, 100) is not None):
+        rig = Rig()
+        rig.driver.queues[RX].add([(rig.room[RX], 64)], [])
+        rig.driver.queues[RX].add([], [(rig.room[RX], 1024)])
+        rig.driver.serve(RX)
+        assert not hear(rig)
+        assert rig.device.counters["bad_rings"] == 1
+        assert rig.device.device_status & 64  # needs a reset
+
+
 # pairs
 
 
