@@ -130,7 +130,9 @@ class WiredCard(RegisterFile):
         if index == RX:
             self._listen()
             return False
-        return self._transmitter is not None and self._transmitter.turn()
+        more = self._transmitter is not None and self._transmitter.turn()
+        self.network.answer()
+        return more
 
     @property
     def _receiving(self) -> bool:

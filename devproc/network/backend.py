@@ -72,6 +72,9 @@ class Network(Protocol):
     def flush(self) -> None:
         """A burst is over: send what ``send`` has kept; the guest's memory is the guest's again after this."""
 
+    def answer(self) -> None:
+        """The card is at rest after bursts of the guest: deliver what there is for them, as a handler does."""
+
     def listen(self, *, wanted: bool) -> None:
         """Say whether frames can be taken: without a driver, room or a running guest they stay where they are."""
 
@@ -100,6 +103,9 @@ class Base:
 
     def flush(self) -> None:
         """Nothing is kept."""
+
+    def answer(self) -> None:
+        """Nothing comes of it at once."""
 
     def listen(self, *, wanted: bool) -> None:
         """Nothing is heard."""

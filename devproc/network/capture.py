@@ -144,6 +144,10 @@ class Capture:
             self._pending = False
             self._show()
 
+    def answer(self) -> None:
+        """Pass it on."""
+        self._network.answer()
+
     def listen(self, *, wanted: bool) -> None:
         """Pass it on."""
         self._network.listen(wanted=wanted)

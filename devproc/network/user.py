@@ -1,9 +1,9 @@
 """The user network: a private network with DHCP, DNS and NAT, in the process, for which nobody needs a privilege.
 
 When a frame of the guest is in one piece and large, libslirp reads it where it is. Small ones, acknowledgements mostly,
-are copied first, and taken a moment later by a handler: what libslirp answers, the next segments of a download, can
-then be delivered straight from its buffer, for that happens in handlers only. What it answers to the large ones is
-small, and copied instead.
+are copied first, and taken after the burst: what libslirp answers, the next segments of a download, can then be
+delivered straight from its buffer, for that happens only while the card is at rest. What it answers to the large ones
+is small, and copied instead.
 
 Frames that the guest has no room for are kept, up to 1 MiB, and while there are any no socket is read, so that the
 peers' own TCP slows down; beyond that they are lost, and counted.
@@ -34,7 +34,7 @@ from protocol.errors import HostError
 logger = logging.getLogger(__name__)
 
 _SMALL = 4096  # bytes of a frame, copied in a fraction of a microsecond
-_TAKEN_MAX = 1 << 20  # bytes from the guest that wait for the handler
+_TAKEN_MAX = 1 << 20  # bytes from the guest that wait for the end of the burst
 _KEPT_MAX = 1 << 20  # bytes to the guest that wait for room
 _OVERHEAD = 64  # bytes that a frame is charged with beside its own
 _SLACK_S = 0.0005
@@ -63,7 +63,7 @@ class User(Base):
         self._header = PLAIN
         self._direct = False
         self._wanted = self._watching = True
-        self._rung = False
+        self._unanswered = False
         self._due = 0.0
         self._names: list[tuple[Path, int]] = []
         self._ports: list[str] = []
@@ -115,14 +115,14 @@ class User(Base):
         """Watch its sockets, and an alarm for its timers."""
         self._card, self._descriptors = card, descriptors
         descriptors.watch(self._slirp.fd, self._ready)
-        descriptors.watch(self._bell, self._answered)
+        descriptors.watch(self._bell, self._has_room)
         descriptors.watch(self._alarm.fd, self._rang)
-        self._ring()
+        os.eventfd_write(self._bell, 1)
 
     # from the guest
 
     def send(self, pair: int, header: Buffer, frame: Pieces) -> bool:
-        """Have libslirp take a frame, now or by the handler."""
+        """Have libslirp take a frame, now or after the burst."""
         piece = frame[0] if len(frame) == 1 else b"".join(frame)
         if len(piece) <= _SMALL and self._taken_size < _TAKEN_MAX:
             self._taken.append(bytes(piece))
@@ -130,13 +130,13 @@ class User(Base):
         else:
             self._take()  # their order stays
             self._slirp.input(piece)
-        if not self._rung:
-            self._ring()
+        self._unanswered = True
         return True
 
-    def _ring(self) -> None:
-        self._rung = True
-        os.eventfd_write(self._bell, 1)
+    def answer(self) -> None:
+        """Have libslirp take the small ones, and deliver what it says to all."""
+        if self._unanswered:
+            self._turn()
 
     def _take(self) -> None:
         """Have libslirp take what was copied."""
@@ -173,7 +173,7 @@ class User(Base):
         if wanted != self._wanted:
             self._wanted = wanted
             if wanted and self._card is not None:
-                self._ring()
+                os.eventfd_write(self._bell, 1)
             self._watch()
 
     def _watch(self) -> None:
@@ -185,11 +185,10 @@ class User(Base):
 
     # handlers
 
-    def _answered(self, _events: int) -> None:
-        """The guest has sent something, or has room again."""
+    def _has_room(self, _events: int) -> None:
+        """The guest has room again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        self._rung = False
         self._turn()
 
     def _ready(self, _events: int) -> None:
@@ -205,6 +204,7 @@ class User(Base):
 
     def _turn(self) -> None:
         """Do all there is to do; libslirp wants to be polled after each input too, for what has waited for ARP."""
+        self._unanswered = False
         self._direct = True
         self._deliver()
         self._take()

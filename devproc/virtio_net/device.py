@@ -277,7 +277,12 @@ class NetworkCard(VirtioDevice):
 
     def doorbell(self, index: int) -> bool:
         """Serve a queue; one for receiving has buffers again, which are taken as frames come."""
-        if index % 2 or index == self.control_queue:
+        if index % 2:
+            more = super().doorbell(index)
+            self.network.answer()
+            self._show()
+            return more
+        if index == self.control_queue:
             return super().doorbell(index)
         queue = self.queues.get(index)
         if queue is not None and self._running and self.bus_master:

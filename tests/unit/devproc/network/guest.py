@@ -124,6 +124,7 @@ class HandGuest:
         for frame in frames:
             assert self.network.send(0, PLAIN, [memoryview(frame)])
         self.network.flush()
+        self.network.answer()
 
     def until(self, done: Callable[[], object], seconds: float = 5.0) -> None:
         turn_until(self.descriptors, lambda: self.answered() and done(), seconds)
