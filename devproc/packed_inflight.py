@@ -44,6 +44,8 @@ class PackedInflight:
         self._free = self._old_free = 0
         self._room = 0
         self._used = self._old_used = 1 << WRAP
+        self._shape = 0
+        """Version and number of entries, as they are in the table."""
         self._taken = 0
         self._spans: dict[int, tuple[int, int, int]] = {}
         """Of each head in flight: its last entry, how many, and the driver's buffer id."""
@@ -84,7 +86,8 @@ class PackedInflight:
 
     def _store_free(self, free: int, old: int, entries: int) -> None:
         self._free, self._old_free = free, old
-        self._u64[self._word + 1] = _VERSION | entries << 16 | free << 32 | old << 48
+        self._shape = _VERSION | entries << 16
+        self._u64[self._word + 1] = self._shape | free << 32 | old << 48
 
     def _store_used(self, used: int, old: int) -> None:
         self._used, self._old_used = used, old
@@ -100,6 +103,7 @@ class PackedInflight:
             return None
         u64, following, first = self._u64, self._next, self._first
         head = last = free = self._free
+        rest = 0
         for address, rest in descriptors:
             last = free
             place = first + 4 * free
@@ -111,8 +115,9 @@ class PackedInflight:
         u64[place + 1] = self._taken
         u64[place] = 1 | following[head] << 16 | last << 32 | count << 48
         self._room -= count
-        self._spans[head] = last, count, descriptors[-1][1] >> 32 & 0xFFFF
-        self._store_free(free, free, len(following))
+        self._spans[head] = last, count, rest >> 32 & 0xFFFF
+        self._free = self._old_free = free
+        u64[self._word + 1] = self._shape | free << 32 | free << 48
         return head
 
     def release(self, head: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ EVENT_ENABLE, EVENT_DISABLE, EVENT_DESC = 0, 1, 2  # §2.8.10: flags of an event
 _DESCRIPTOR = struct.Struct("<QI2xH")  # address, length, flags; ids are of no meaning in a table
 _FLAGS = 48  # where flags are in the second word of a descriptor: length, buffer id, flags
 _STATE = (DESC_AVAIL | DESC_USED) << _FLAGS
+_INDIRECT = DESC_INDIRECT << _FLAGS
 _AVAILABLE = (DESC_USED << _FLAGS, DESC_AVAIL << _FLAGS)  # by wrap counter; the other one is that of the lap before
 _USED = (0, _STATE)
 
@@ -158,6 +159,8 @@ class PackedQueue(Virtqueue):
         if index >= size:
             index, wrap = index - size, wrap ^ 1
         self._go_to(index, wrap)
+        if len(descriptors) == 1 and not rest & _INDIRECT:  # most chains of a network card
+            return self._single(head, descriptors[0][0], rest & 0xFFFF_FFFF, rest >> _FLAGS)
         return self._parse(head, descriptors)
 
     def _parse(self, head: int, descriptors: list[tuple[int, int]]) -> Chain | None:
@@ -186,16 +189,17 @@ class PackedQueue(Virtqueue):
             return False
         batch, self._batch = self._batch, []
         inflight, size, u64 = self.inflight, self.size, self._u64
+        desc, release = self._desc, self.inflight.release
         index, wrap = inflight.used & (1 << WRAP) - 1, inflight.used >> WRAP
-        first, shown = self._desc + 2 * index + 1, 0
+        first, shown = desc + 2 * index + 1, 0
         total = 0
         for head, written in batch:
-            count, identity = inflight.release(head)
+            count, identity = release(head)
             used = written & 0xFFFF_FFFF | identity << 32 | _USED[wrap]
             if written:
                 used |= DESC_WRITE << _FLAGS
             if total:
-                u64[self._desc + 2 * index + 1] = used
+                u64[desc + 2 * index + 1] = used
             else:
                 shown = used
             total += count
