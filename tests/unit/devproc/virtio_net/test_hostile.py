@@ -63,7 +63,7 @@ class Mean:
             (self.room[queue] + self.chance.randrange(0x2000), self.chance.choice((0, 1, 12, 26, 60, 2000, 0x2000)))
             for _ in range(self.chance.randrange(1, 4))
         ]
-        inwards = queue in (0, 2)
+        inwards = queue in (0, 2) and self.chance.random() < 0.95
         with_answer = self.chance.random() < (0.1 if queue % 2 else 0.9)
         try:
             self.driver.queues[queue].add([] if inwards else pieces, pieces[:1] if inwards or with_answer else [])
