@@ -147,9 +147,10 @@ class NetworkCard(VirtioDevice):
         self._listen()
 
     def resume(self) -> None:
-        """Take frames again."""
+        """Take frames again, and send what the network may take by now."""
         super().resume()
         self._listen()
+        self.writable()
 
     def stop_queue(self) -> None:
         """Forget its buffers too."""

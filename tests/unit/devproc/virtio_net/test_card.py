@@ -486,6 +486,18 @@ def test_while_paused_frames_stay_where_they_are() -> None:
     assert rig.hear(frame())
 
 
+def test_what_the_network_takes_again_during_a_pause_is_sent_after_it() -> None:
+    rig = Rig()
+    rig.wire.full = True
+    rig.send(frame(b"held"))
+    rig.device.quiesce()
+    rig.wire.full = False
+    rig.device.writable()
+    assert not rig.wire.sent
+    rig.device.resume()
+    assert [data[14:] for _, _, data in rig.wire.sent] == [b"held"]
+
+
 def test_without_a_driver_frames_stay_too() -> None:
     rig = Rig()
     rig.offer(ROOM)
