@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.guest.conftest import on_a_snapshot
@@ -17,6 +20,23 @@ LISTEN = (
     "perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>5555,Listen=>1,ReuseAddr=>1) or die; "
     "$c=$s->accept; binmode $c; print while read($c,$_,65536)' | sha256sum"
 )
+
+
+@contextmanager
+def namespace(*lines: str) -> Iterator[list[str]]:
+    """Make a network of the test's own, where ``lines`` are run; yield what a command that runs there begins with."""
+    holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 900"], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        holder.stdout.readline()
+        words = ["nsenter", "--target", str(holder.pid), "--net"]
+        for line in ("ip link set lo up", *lines):
+            subprocess.run([*words, *line.split()], check=True)
+        yield words
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
 
 
 def with_card(name: str, image: Path, *lines: str, init: str = "") -> str:

@@ -22,19 +22,10 @@ HOST, GUEST = "10.8.0.1", "10.8.0.2"
 @pytest.fixture
 def inside() -> Iterator[list[str]]:
     """Return the words before a command that runs in a namespace with a tap; its end is the namespace's."""
-    holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 900"], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    words = ["nsenter", "--target", str(holder.pid), "--net"]
-    for line in (
-        "ip link set lo up", "ip tuntap add tap0 mode tap multi_queue vnet_hdr", f"ip addr add {HOST}/24 dev tap0",
-        "ip link set tap0 up",
-    ):  # fmt: skip
-        subprocess.run([*words, *line.split()], check=True)
-    yield words
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    with network.namespace(
+        "ip tuntap add tap0 mode tap multi_queue vnet_hdr", f"ip addr add {HOST}/24 dev tap0", "ip link set tap0 up"
+    ) as words:
+        yield words
 
 
 def test_debian_on_a_tap(debian: Path, tmp_path: Path, inside: list[str]) -> None:

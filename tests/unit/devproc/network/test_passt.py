@@ -27,7 +27,7 @@ Make = Callable[..., HandGuest]
 
 
 @pytest.fixture
-def guest() -> Iterator[Make]:
+def guest(outside: None) -> Iterator[Make]:
     before = open_fds()
     made: list[HandGuest] = []
 

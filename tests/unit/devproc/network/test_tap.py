@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import random
@@ -32,20 +31,6 @@ _NEWNET = 0x4000_0000
 _UDP_SEGMENT = 103
 F = NetFeature
 CSUM = F.CSUM | F.GUEST_CSUM
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    """Put this thread, and what it starts, into a network of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if libc.unshare(_NEWNET):
-        os.close(before)
-        pytest.skip("no network namespace without privileges")
-    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")  # it would have things to say
-    yield
-    assert not libc.setns(before, _NEWNET)
-    os.close(before)
 
 
 @pytest.fixture
