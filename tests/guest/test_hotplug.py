@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from protocol.memory import SHM, shm_name
 from tests.guest.conftest import on_a_snapshot
 from tests.guest.expect import Guest
 
@@ -142,4 +143,4 @@ def test_debian_plugs_by_hand(debian: Path, tmp_path: Path) -> None:
             guest.status(120)
     finally:
         orchestrator("down", NAME, "-t", "0")
-    assert not list(Path("/dev/shm").glob(f"busvm.{NAME}.*"))
+    assert not list(SHM.glob(shm_name(NAME, "*")))

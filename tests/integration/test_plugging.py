@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from protocol.memory import SHM, shm_name
 from tests.conftest import VM, Cli
 from tests.integration.test_back_ends_of_a_vm import DISK
 from tests.integration.test_orchestrator_bus import in_shell
@@ -84,7 +85,7 @@ def test_what_vm_toml_declares_comes_and_goes(cli: Cli) -> None:
         did(cli, "detach", VM, "disk0")
         assert state(cli, "disk0") == ("unplugged", "00:10.0/00.0", 0)
         assert not port(cli, 0)["Device"]
-        assert not list(Path("/dev/shm").glob(f"busvm.{VM}.dev.disk0"))
+        assert not (SHM / shm_name(VM, "dev.disk0")).exists()
 
     assert cli.run("down", "-t", "0").returncode == 0
     assert not left_of()

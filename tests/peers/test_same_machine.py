@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest import network
 from tests.guest.conftest import build
 from tests.guest.expect import Guest
-from tests.guest.test_debian import PASSWORD, machine
+from tests.guest.test_debian import machine
 from tests.peers import newer_qemu
 
 pytestmark = [pytest.mark.boot, pytest.mark.peer, pytest.mark.timeout(600)]
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.peer, pytest.mark.timeout(600)]
 
 def facts(guest: Guest) -> dict[str, object]:
     """Return what has to agree."""
-    guest.login(PASSWORD)
+    network.shell(guest)
     isa = re.search(r"isa\s*: (\S+)", guest.run("cat /proc/cpuinfo"))
     assert isa is not None
     classes = sorted(line.split()[1] for line in guest.run("lspci -n").splitlines() if line.strip())
@@ -30,8 +31,7 @@ def facts(guest: Guest) -> dict[str, object]:
         "block devices": disks,
         "disk interrupts by message": bool(re.search(r"MSI.*virtio0|virtio0", chips)),
     }
-    guest.type("poweroff -f")
-    guest.status(120)
+    network.end(guest)
     return found
 
 
@@ -39,12 +39,13 @@ def test_cpu_class_pci_classes_and_disks_agree(tmp_path: Path) -> None:
     assert newer_qemu.version() >= (8, 0), "AIA does not carry Linux's console in QEMU 7"
     image = build("debian")
     path = machine(image, tmp_path, "same")
+    path.write_text(path.read_text().replace("root=/dev/vda rw", f"root=/dev/vda rw {network.SHELL}"))
     with Guest([sys.executable, "-m", "orchestrator", "up", str(path)]) as guest:
         ours = facts(guest)
     command = [
         *newer_qemu.command(), "-M", "virt,aia=aplic-imsic", "-m", "512M", "-nographic", "-no-reboot",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
-        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-append", f"console=ttyS0 root=/dev/vda rw {network.SHELL}",
         "-drive", f"file={tmp_path / 'root.ext4'},format=raw,if=none,id=d",
         "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest import network
 from tests.guest.conftest import build
 from tests.guest.expect import Guest
 from tests.guest.test_debian import PASSWORD
@@ -199,19 +200,17 @@ def test_debian_on_as_many_queues_as_it_has_and_a_disk_that_grows(serve: Serve, 
     command = [
         *command_line(new_qemu(), back_end, board="", memory="512M"), "-smp", "2", "-no-reboot",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
-        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-append", f"console=ttyS0 root=/dev/vda rw {network.SHELL}",
     ]  # fmt: skip
     with Guest(command) as machine:
-        machine.login(PASSWORD)
+        network.shell(machine)
         assert machine.run("ls /sys/block/vda/mq | wc -l").strip() == "2"
-        machine.run("dmesg -n 1")  # no lines of the kernel between answers
         size = disk.stat().st_size + (64 << 20)
         os.truncate(disk, size)
         back_end.process.send_signal(signal.SIGHUP)
         assert machine.run("sleep 1; cat /sys/block/vda/size").strip() == str(size // SECTOR)
         write_while_it_dies(machine, back_end)
-        machine.type("poweroff")
-        assert machine.status(120) == 0
+        assert network.end(machine) == 0
 
 
 def write_while_it_dies(machine: Guest, back_end: BackEnd) -> None:
