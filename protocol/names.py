@@ -16,6 +16,8 @@ DEVICE_NAME_PREFIX = "org.busvm.device."
 DEVICE_PATH_PREFIX = "/org/busvm/device/"
 HUB_NAME_PREFIX = "org.busvm.hub."
 HUB_PATH_PREFIX = "/org/busvm/hub/"
+IVSHMEM_NAME_PREFIX = "org.busvm.ivshmem."
+IVSHMEM_PATH_PREFIX = "/org/busvm/ivshmem/"
 
 ID_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}\Z")  # what D-Bus allows in both names and paths
 VM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}\Z")
@@ -51,6 +53,16 @@ def hub_name(hub_id: str) -> str:
 def hub_path(hub_id: str) -> str:
     """Return the object path of a hub."""
     return HUB_PATH_PREFIX + hub_id
+
+
+def ivshmem_name(server_id: str) -> str:
+    """Return the well-known bus name of an ivshmem server."""
+    return IVSHMEM_NAME_PREFIX + server_id
+
+
+def ivshmem_path(server_id: str) -> str:
+    """Return the object path of an ivshmem server."""
+    return IVSHMEM_PATH_PREFIX + server_id
 
 
 def runtime_root() -> Path:

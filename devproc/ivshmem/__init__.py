@@ -1,0 +1,1 @@
+"""ivshmem: memory that machines and host programs share, and doorbells between them."""

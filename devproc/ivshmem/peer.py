@@ -1,0 +1,140 @@
+"""A peer as the server has it: its doorbells, and what it has not been told yet.
+
+What waits for a peer that does not read is bounded by who there is, not by what has happened: when another leaves, what
+was still to be said of its coming is struck out, and so is its leaving if nothing of it was said. No descriptor of a
+peer is in a queue once it has left.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Container
+from dataclasses import dataclass, field
+from enum import Enum
+
+from protocol import ivshmem
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Kind(Enum):
+    """How a peer speaks."""
+
+    PLAIN = "plain"  # version 0: QEMU and others
+    BUSVM = "busvm"  # the dialect
+    DETACHED = "detached"  # version 0, of an earlier server: others ring it, it hears of nobody any more
+
+
+def process_of(sock: socket.socket) -> int:
+    """Return the process at the other end of a UNIX socket; 0: the host does not show it here."""
+    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
+
+
+def new_doorbells(vectors: int) -> list[int]:
+    """Return an eventfd for each vector; raises ``OSError`` when there are no more descriptors."""
+    made: list[int] = []
+    try:
+        for _ in range(vectors):
+            made.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made
+
+
+@dataclass(eq=False)
+class Peer:
+    """One peer; ``failed`` says why it has to go."""
+
+    id: int
+    pid: int
+    kind: Kind
+    doorbells: list[int]
+    socket: socket.socket | None = None
+    name: str = ""
+    process: int = -1  # a pidfd of one that is detached
+    failed: str = ""
+    since: float = field(default_factory=time.time)
+    counters: dict[str, int] = field(default_factory=lambda: {"messages": 0, "queued_most": 0, "waited": 0})
+    waiting_since: float | None = None
+    _outbox: deque[tuple[int, int | None]] = field(default_factory=deque)
+    _told: set[int] = field(default_factory=set)
+
+    def greet(self, vectors: int, memory: int, others: list[Peer]) -> None:
+        """Tell a newcomer everything, in the protocol's order."""
+        words: list[tuple[int, int | None]] = [(ivshmem.VERSION, None)]
+        if self.kind is Kind.BUSVM:
+            words.append((vectors, None))
+        self._queue([*words, (self.id, None), (ivshmem.MEMORY, memory)])
+        for other in others:
+            self.introduce(other)
+        self._queue([(self.id, fd) for fd in self.doorbells])
+
+    def introduce(self, other: Peer) -> None:
+        """Tell that another one joins."""
+        self._queue([(other.id, fd) for fd in other.doorbells])
+
+    def forget(self, other: Peer) -> None:
+        """Tell that another one leaves."""
+        self._outbox = deque(word for word in self._outbox if word[1] is None or word[0] != other.id)
+        if other.id in self._told:
+            self._told.discard(other.id)
+            self._queue([(other.id, None)])
+
+    def untold(self, left: int) -> bool:
+        """Return whether it has still to be told that one of id ``left`` is gone."""
+        return (left, None) in self._outbox
+
+    def _queue(self, words: list[tuple[int, int | None]]) -> None:
+        if self.socket is not None:
+            self._outbox.extend(words)
+            self.counters["queued_most"] = max(self.counters["queued_most"], len(self._outbox))
+
+    def flush(self, now: float) -> bool:
+        """Send what there is room for; return whether nothing waits."""
+        while self._outbox and self.socket is not None and not self.failed:
+            value, fd = self._outbox[0]
+            try:
+                ivshmem.send(self.socket, value, fd)
+            except BlockingIOError:
+                if self.waiting_since is None:
+                    self.counters["waited"] += 1
+                    self.waiting_since = now
+                return False
+            except OSError as error:
+                self.failed = f"cannot be sent to: {error.strerror}"
+                return False
+            self._outbox.popleft()
+            self.waiting_since = None
+            self.counters["messages"] += 1
+            if fd is not None and value not in (ivshmem.MEMORY, self.id):
+                self._told.add(value)
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        self._outbox.clear()
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+        if self.process >= 0:
+            os.close(self.process)
+            self.process = -1
+        for fd in self.doorbells:
+            os.close(fd)
+        self.doorbells.clear()
+
+
+@dataclass(frozen=True)
+class Busy(Container[int]):
+    """Ids that nobody gets now: of who is there, and of who left and not everybody knows it."""
+
+    peers: dict[int, Peer]
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self.peers or any(isinstance(peer, int) and p.untold(peer) for p in self.peers.values())
