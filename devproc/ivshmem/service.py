@@ -1,7 +1,7 @@
 """The server without its command line: who comes, who goes, and who is told.
 
-Two sockets of this user alone. At ``socket`` version 0 is spoken, for QEMU and its like; at ``socket``.busvm the dialect
-of ``protocol.ivshmem``, for peers of ours, which connect again to a server that was started again and get their ids
+Two sockets of this user alone. At ``socket`` version 0 is spoken, for QEMU and its like; at ``socket``.busvm the
+dialect of ``protocol.ivshmem``, for peers of ours, which connect again to a server started again and get their ids
 back, by name or because they are the same process. They hand in the descriptors that they have: their own, by which
 QEMU still rings them, and those of QEMU's peers, which cannot connect again and have theirs for as long as they live.
 
