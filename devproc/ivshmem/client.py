@@ -259,7 +259,13 @@ def _settled(session: Session, sock: socket.socket, receiver: Receiver, deadline
     """Take in one message; return whether all is there."""
     if session.complete and session.vectors:
         return True
-    message = receiver.receive()
+    try:
+        message = receiver.receive()
+    except PeerGone:
+        if not session.complete:
+            raise
+        session.vectors = len(session.own)
+        return True  # `process` will tell
     if message is not None:
         session.take(message)
         return False

@@ -107,7 +107,7 @@ class Ids:
             Refused: there is none.
         """
         had = self.of_name(owner.name)
-        if had is None and wanted != NOBODY and wanted not in busy and self.owners.get(wanted) == owner:
+        if had is None and wanted != NOBODY and self.owners.get(wanted) == owner:
             had = wanted
         if had is None:
             had = self._free(busy)

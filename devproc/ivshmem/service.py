@@ -183,7 +183,10 @@ class Service:
             return
         try:
             own = said.known.pop(said.id, []) if said.id != NOBODY else []
-            given = self.ids.take(Owner.of(pid, said.name), said.id, Busy(self.peers))
+            owner = Owner.of(pid, said.name)
+            self._come_back(said.id, owner)
+            wanted = NOBODY if said.id in self.peers else said.id
+            given = self.ids.take(owner, wanted, Busy(self.peers))
             if given != said.id or len(own) != self.config.vectors:
                 _close(own)
                 own = new_doorbells(self.config.vectors)
@@ -195,6 +198,14 @@ class Service:
         peer = Peer(given, pid, kind, own, sock, said.name)
         self.descriptors.watch(sock.fileno(), lambda events: self._heard(peer, events))
         self._add(peer)
+
+    def _come_back(self, wanted: int, owner: Owner) -> None:
+        """Let a peer itself be in place of what another one has said of it."""
+        there = self.peers.get(wanted)
+        if there is not None and there.kind is Kind.DETACHED and self.ids.held(wanted) == owner:
+            self._fail(there, "it has come back itself")
+            self._sweep()
+            self.ids.owners[wanted] = owner
 
     def _restore(self, said: ivshmem.Hello) -> None:
         """Take in peers of version 0 of an earlier server, which a peer of ours still knows."""

@@ -30,8 +30,9 @@ def machine(server: Process, name: str, vectors: int) -> Iterator[tuple[Monitor,
     folder = server.path.parent
     log = folder / f"{name}.log"
     command = [
-        *system_qemu().words, "-M", "virt,aia=aplic-imsic", "-S", "-display", "none", "-serial", "none", "-bios", "none",
-        "-chardev", f"socket,path={server.path},id=c", "-device", f"ivshmem-doorbell,vectors={vectors},chardev=c,id=iv",
+        *system_qemu().words, "-M", "virt,aia=aplic-imsic", "-S", "-display", "none", "-serial", "none",
+        "-bios", "none", "-chardev", f"socket,path={server.path},id=c",
+        "-device", f"ivshmem-doorbell,vectors={vectors},chardev=c,id=iv",
         *Monitor.option(folder / name),
     ]  # fmt: skip
     with log.open("wb") as errors:
@@ -50,13 +51,8 @@ def test_it_joins_has_the_memory_and_leaves(server: Process) -> None:
             assert me.wait_event(10) == Joined(1)
             assert me.peers == {1: 2}
             me.memory[0:8] = b"from us."
-            tree = monitor.do("human-monitor-command", **{"command-line": "info mtree -f"})
-            assert "ivshmem" in monitor.do("human-monitor-command", **{"command-line": "info pci"}) or "1af4:1110" in (
-                monitor.do("human-monitor-command", **{"command-line": "info pci"})
-            )
-            assert tree
-            shared = Path(f"/proc/{process.pid}/maps").read_text()
-            assert "/memfd:ivshmem" in shared
+            assert "1af4:1110" in monitor.do("human-monitor-command", **{"command-line": "info pci"})
+            assert "/memfd:ivshmem" in Path(f"/proc/{process.pid}/maps").read_text()
             me.ring(1, 0)
             me.ring(1, 1)
             assert not log.read_text()

@@ -1,4 +1,4 @@
-"""The client: doorbells, joins and leaves, the server's death and return, servers that are mean, asyncio, the command."""
+"""The client: doorbells, joins and leaves, the server's death and return, mean servers, asyncio, the command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -208,11 +209,8 @@ def test_garbage_of_a_server_is_an_error_in_words(
     path = tmp_path / "s"
     path.unlink(missing_ok=True)
     server = Mean(path, BEGIN[:good] + words, rest)
-    try:
-        with Client(path, timeout_s=2) as made:
-            made.process()
-    except BusvmError as error:
-        assert error.message
+    with suppress(BusvmError), Client(path, timeout_s=2) as made:
+        made.process()
     server.close()
 
 
