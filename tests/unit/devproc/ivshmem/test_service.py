@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_who_speaks_is_dropped_and_counted(rig: Rig) -> None:
 def test_who_does_not_read_is_dropped_and_costs_bounded_memory(rig: Rig) -> None:
     rig.now = 1.0
     rig.join()
+    small(rig)
     while rig.service.peers[slow_id(rig)].waiting_since is None:
         rig.join()
         rig.clients.pop().close()
@@ -86,6 +88,13 @@ def test_who_does_not_read_is_dropped_and_costs_bounded_memory(rig: Rig) -> None
     assert rig.service.counters["dropped_slow"] == 1
 
 
+def small(rig: Rig) -> None:
+    """Leave the first peer's socket little room."""
+    sock = rig.service.peers[slow_id(rig)].socket
+    assert sock is not None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+
+
 def slow_id(rig: Rig) -> int:
     return min(rig.service.peers)
 
@@ -94,6 +103,7 @@ def test_an_id_is_nobodys_until_all_know_that_it_is_free(rig: Rig) -> None:
     rig.now = 1.0
     slow = rig.join()
     slow.messages()
+    small(rig)
     other = rig.join()
     peer = rig.service.peers[0]
     while peer.waiting_since is None:  # fill its socket
