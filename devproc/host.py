@@ -17,8 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from devproc.command_line import Parser
 from devproc.device import Device
 from protocol import log, names
 from protocol.errors import BusvmError, ConfigError
@@ -56,15 +57,8 @@ class Program:
     """Whether it can serve vhost-user front-ends: a virtio device, which ``open`` makes over ``vhost-user`` then."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _parser(program: Program, prog: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser(program: Program, prog: str | None) -> Parser:
+    parser = Parser(
         prog=prog or f"python -m devproc.{program.type.replace('-', '_')}",
         description=program.description,
         epilog="Without --bus the device joins no machine: use --poke to try it by hand.",
@@ -106,8 +100,7 @@ def _parser(program: Program, prog: str | None) -> argparse.ArgumentParser:
     )
     if program.check is not None:
         parser.add_argument("--check", action="store_true", help="say whether it could start here, and exit")
-    parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
-    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
+    parser.add_log_options()
     program.add_arguments(parser)
     return parser
 
@@ -138,9 +131,7 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
             return poke(program.open(options), program.poke)
         return _serve(program, options, context)
     except BusvmError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        sys.stderr.write(f"{parser.prog}: error: {error.message}{hint}\n")
-        return error.exit_status
+        return parser.failed(error)
 
 
 def _describe(program: Program, options: argparse.Namespace) -> int:

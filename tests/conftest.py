@@ -7,6 +7,7 @@ are named by what they were made of.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from protocol import log
 
 ROOT = Path(__file__).parent.parent
 _SHM = Path("/dev/shm")
@@ -83,6 +86,17 @@ def _descriptors() -> list[str]:
             if "pidfd" in target or target.startswith("/dev/shm/busvm."):
                 found.append(target)
     return sorted(found)
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_not_handed_on() -> Iterator[None]:
+    """Take back what a program that a test has run in its own process did to all logging."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in [handler for handler in root.handlers if isinstance(handler.formatter, log.Formatter)]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

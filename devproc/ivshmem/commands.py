@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from devproc.command_line import Parser
 from devproc.ivshmem.client import Client, connect
 from protocol.errors import BusvmError, ConfigError
 from protocol.sizes import parse_size
@@ -14,15 +14,8 @@ from protocol.sizes import parse_size
 TIMED_OUT = 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m devproc.ivshmem.client", description="A peer of an ivshmem server.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m devproc.ivshmem.client", description="A peer of an ivshmem server.")
     parser.add_argument("socket", help="the server's socket")
     parser.add_argument("--name", default="", help="have the id of this name")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -47,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with connect(options.socket, name=options.name) as client:
             return _do(client, options)
     except BusvmError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        sys.stderr.write(f"{parser.prog}: error: {error.message}{hint}\n")
-        return error.exit_status
+        return parser.failed(error)
     except KeyboardInterrupt:
         return 130
 

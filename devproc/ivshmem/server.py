@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
+from devproc import serving
 from devproc.events import EventLoop
 from devproc.ivshmem.service import Config, Service
-from protocol import log, names
-from protocol.errors import BusvmError, ConfigError
 from protocol.sizes import parse_size
 
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+if TYPE_CHECKING:
+    from devproc.bus_thread import BusThread  # which brings the D-Bus library
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m devproc.ivshmem.server", description="Memory that machines share, and doorbells between them."
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-S", "--socket", type=Path, required=True, metavar="PATH", help="where QEMU's peers connect")
     parser.add_argument("-l", "--size", default="4M", metavar="SIZE", help="bytes, a power of two; default: 4M")
     parser.add_argument("-n", "--vectors", type=int, default=1, metavar="N", help="doorbells of each peer; default: 1")
@@ -35,50 +26,32 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the memory by a name in /dev/shm, or in a file; default: sealed memory, which ends with its peers",
     )  # fmt: skip
     parser.add_argument("-F", "--foreground", action="store_true", help="as it is anyway; for who knows QEMU's server")
-    parser.add_argument("--bus", metavar="ADDRESS", help="show the peers on this D-Bus")
-    parser.add_argument("--id", metavar="ID", help="name of the server there; needed with --bus")
-    parser.add_argument("--log-level", choices=log.LEVELS, default="info", help="default: info")
-    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
-    return parser
+
+
+def _open(options: argparse.Namespace) -> Service:
+    return Service(Config(options.socket, parse_size(options.size), options.vectors, options.memory))
+
+
+def _on_bus(loop: EventLoop, service: Service, address: str, server_id: str) -> BusThread:
+    from devproc.ivshmem.exported import IvshmemOnBus
+
+    return IvshmemOnBus(loop, service, address, server_id)
+
+
+PROGRAM = serving.ServiceProgram(
+    prog="python -m devproc.ivshmem.server",
+    description="Memory that machines share, and doorbells between them.",
+    noun="server",
+    shows="the peers",
+    add_arguments=_add_arguments,
+    open=_open,
+    on_bus=_on_bus,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM; return the exit status."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
-    try:
-        return _serve(options)
-    except BusvmError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        sys.stderr.write(f"{parser.prog}: error: {error.message}{hint}\n")
-        return error.exit_status
-
-
-def _serve(options: argparse.Namespace) -> int:
-    if options.bus and not (options.id and names.ID_PATTERN.match(options.id)):
-        raise ConfigError(f"--id {options.id or ''!r} is no id", hint="letters, digits and _, from a letter on")
-    service = Service(Config(options.socket, parse_size(options.size), options.vectors, options.memory))
-    loop = EventLoop()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
-    loop.watch(service.descriptors.fd, service.turn)
-    bus = None
-    try:
-        if options.bus:
-            from devproc.ivshmem.exported import IvshmemOnBus
-
-            bus = IvshmemOnBus(loop, service, options.bus, options.id)
-            bus.start()
-        while not loop.stopping:
-            loop.turn(None)
-    finally:
-        if bus is not None:
-            bus.close()
-        service.close()
-        loop.close()
-    if bus is not None and bus.finished.done():
-        bus.finished.result()
-    return 0
+    return serving.main(PROGRAM, argv)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,6 @@ class Network(Protocol):
 
     offloads: int
     """Bits of ``NetFeature``, CSUM and HOST_*, GUEST_CSUM and GUEST_*: what headers to and from it may say."""
-    pairs: int
-    """Pairs of queues that it tells apart; 1 for most: the card then spreads what it receives itself."""
     mtu: int
     """The largest packet, which the card tells the guest; 0: it tells nothing, and 1500 is meant."""
 
@@ -95,10 +93,9 @@ class Network(Protocol):
 
 
 class Base:
-    """What most networks answer: no offloads, one pair, nothing to do."""
+    """What most networks answer: no offloads, nothing to do."""
 
     offloads = 0
-    pairs = 1
     mtu = 0
 
     def flush(self) -> None:

@@ -42,7 +42,7 @@ class Capture:
         self._room: list[memoryview] = []
         self._pending = False
         self._missing = 0
-        self.offloads, self.pairs, self.mtu = network.offloads, network.pairs, network.mtu
+        self.offloads, self.mtu = network.offloads, network.mtu
 
     def _begin(self) -> None:
         """Begin the file, or go on with that of the process before."""

@@ -42,6 +42,5 @@ HOST = F.CSUM | F.HOST_TSO4 | F.HOST_TSO6 | F.HOST_ECN | F.HOST_UFO | F.HOST_USO
 """What the device does to frames of the guest."""
 GUEST = F.GUEST_CSUM | F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_ECN | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6
 """What the guest is prepared to find in frames that it receives."""
-GUEST_GSO = GUEST & ~F.GUEST_CSUM
 LARGE = F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6
 """With any of these a received frame may be of ``FRAME_MAX`` bytes."""

@@ -27,7 +27,7 @@ class Failed(Exception):
     """The device did what it must not do."""
 
 
-def _forbid(place: mmap.mmap, start: int, end: int) -> None:
+def forbid(place: mmap.mmap, start: int, end: int) -> None:
     """Take all access to a part of a mapping away: whoever tries ends by SIGSEGV, the kernel by EFAULT."""
     libc = ctypes.CDLL(None, use_errno=True)
     address = ctypes.addressof(ctypes.c_char.from_buffer(place))
@@ -45,7 +45,7 @@ class Rig:
         self.device: BlockDevice = open_device(config, transport)
         self._map = mmap.mmap(-1, RAM + 2 * GUARD)
         for start, end in ((0, GUARD), (GUARD + RAM, RAM + 2 * GUARD), (GUARD + HOLE[0], GUARD + HOLE[1])):
-            _forbid(self._map, start, end)
+            forbid(self._map, start, end)
         self._whole = memoryview(self._map)
         self.memory = GuestMemory(Words(self._whole[GUARD : GUARD + RAM]), BASE, [HOLE])
         self.machine = Machine.private(self.device.page_size, memory=self.memory)

@@ -28,8 +28,8 @@ def frame(payload: bytes = b"hello", to: bytes = MAC, source: bytes = PEER, kind
 class Wire(Base):
     """A network in the test's hands."""
 
-    def __init__(self, offloads: int = 0, pairs: int = 1, *, keeps: bool = False) -> None:
-        self.offloads, self.pairs = offloads, pairs
+    def __init__(self, offloads: int = 0, *, keeps: bool = False) -> None:
+        self.offloads = offloads
         self.sent: list[tuple[int, bytes, bytes]] = []
         self.full = False
         self.wanted = True
@@ -117,7 +117,7 @@ class Rig:
         """Let the process die, and another one go on from the page."""
         self.device.release()
         self.device.close()
-        self.wire = Wire(self.wire.offloads, self.wire.pairs)
+        self.wire = Wire(self.wire.offloads)
         self.device = self.driver.device = NetworkCard.over(self.transport)(self.config, self.wire)
         self.device.attach(self.machine)
         return self.device

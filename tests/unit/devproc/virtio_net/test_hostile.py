@@ -15,7 +15,7 @@ from devproc.virtio_net.config import Config
 from devproc.virtio_net.device import NetworkCard
 from devproc.virtio_spec import Feature, Status
 from protocol.memory import GuestMemory, Words
-from tests.fuzz.ring_rig import BASE, GUARD, _forbid
+from tests.fuzz.ring_rig import BASE, GUARD, forbid
 from tests.unit.devproc.virtio_net.rig import ALL, MAC, RX, TX, Wire, frame
 
 RAM = 0x20_0000
@@ -30,7 +30,7 @@ class Mean:
         self.rings, self.transport = rings, transport
         self._map = mmap.mmap(-1, RAM + 2 * GUARD)
         for start in (0, GUARD + RAM):
-            _forbid(self._map, start, start + GUARD)
+            forbid(self._map, start, start + GUARD)
         self._whole = memoryview(self._map)
         self.memory = GuestMemory(Words(self._whole[GUARD : GUARD + RAM]), BASE)
         self.wire = Wire(ALL)
