@@ -202,6 +202,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.eject import Ejector
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, TRACE1, Function1, Hart1, Machine1
     from cpu_proc.exported_ports import show_ports
+    from cpu_proc.exported_wiring import WIRING1, Wiring1
     from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
     from cpu_proc.tracing import FunctionTrace
@@ -267,6 +268,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
                 shown.add(slot.id)
                 tree.add(path, FUNCTION1, Function1(slot, ejector))
                 tree.add(path, TRACE1, FunctionTrace(machine, slot))
+                tree.add(path, WIRING1, Wiring1(machine, slot))
             tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")
             if machine.state == WAITING:
                 machine.reason = "for " + ", ".join(s.id for s in attacher.missing()) if attacher.missing() else ""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from cpu_proc import memory_map as mm
+from cpu_proc.device_memory import DeviceMemory
 from cpu_proc.machine import Machine
 from cpu_proc.pcie.function import Function
 from cpu_proc.pcie.port import Card
@@ -26,7 +27,7 @@ from cpu_proc.remote import Remote
 from protocol import names
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ProtocolError, VersionMismatch
-from protocol.layout import NO_CALL_VECTOR, DevicePage, IrqPage
+from protocol.layout import BARS, NO_CALL_VECTOR, BarFlags, DevicePage, IrqPage
 from protocol.link import Link
 from protocol.memory import Shared, shm_name
 
@@ -72,6 +73,36 @@ class Slot:
         if isinstance(self.remote, Card) and self.remote.port.bus:
             return f"00:{self.remote.port.slot:02x}.0/{self.remote.port.bus:02x}:00.0"
         return str(self.place or "")
+
+
+def _memory_of(answer: dict[str, Any], remote: Remote) -> dict[int, DeviceMemory]:
+    """Return the memory that a device hands over, less what the machine has already.
+
+    Raises:
+        ProtocolError: some of it is none, or one of its BARs is without.
+    """
+    found: dict[int, DeviceMemory] = {}
+    given = [item for item in answer.get("memory", []) if item[1] >= 0]
+    try:
+        for number, (bar, fd, writable) in enumerate(given):
+            entry = remote.page.bar(bar) if bar < BARS else None
+            if entry is None or not entry.flags & BarFlags.MEMORY or bar in found:
+                for _, left, _ in given[number:]:
+                    os.close(left)
+                raise ProtocolError(f"it hands over memory for BAR {bar}, which is none")
+            made = found[bar] = DeviceMemory(fd, entry.size, writable=writable)
+            old = remote.memory.get(bar)
+            if old and (old.identity, old.writable) == (made.identity, made.writable):
+                found.pop(bar).close()
+        for bar in range(BARS):
+            entry = remote.page.bar(bar)
+            if entry.size and entry.flags & BarFlags.MEMORY and bar not in {*found, *remote.memory}:
+                raise ProtocolError(f"its BAR {bar} is memory, which it does not hand over")
+    except BaseException:
+        for memory in found.values():
+            memory.close()
+        raise
+    return found
 
 
 class Attacher:
@@ -262,20 +293,27 @@ class Attacher:
             "link": Variant("s", link.endpoint),
             "cpu_pid": Variant("u", os.getpid()),
         }
+        memory: dict[int, DeviceMemory] = {}
         try:
-            await self._bus.call(owner, path, _DEVICE1, "Attach", "a{sv}", [offer])
+            answered = await self._bus.call(owner, path, _DEVICE1, "Attach", "a{sv}", [offer])
+            memory = _memory_of(answered[0], remote)
             if not remote.page.initialised:
                 raise ProtocolError("it answered without filling its page")
             if self._closed or self._owners.get(slot.id) != owner:
                 raise BusError("org.busvm.Error.Gone", "it died while attaching")
         except BaseException:
             link.close()
+            for unused in memory.values():
+                unused.close()
             if first:
                 self.release(slot, remote)
             raise
         slot.type = str(wishes["Type"])
         remote.connect(link, pid, epoch)
+        if memory and not first:
+            await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.exchange(remote, memory)))
         if first:
+            remote.memory = memory
             await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.add(remote)))
 
     def release(self, slot: Slot, remote: Remote) -> None:

@@ -16,6 +16,7 @@ from cpu_proc import memory_map as mm
 from cpu_proc.boot import images
 from cpu_proc.boot.reset_vector import Rom
 from cpu_proc.clock import GuestClock
+from cpu_proc.device_memory import DeviceMemory
 from cpu_proc.engine import state as st
 from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
@@ -93,6 +94,7 @@ class Board:
         common = space, irq, set_line, self.update_windows
         self.slots = Slots(*common, slots=virtio_mmio.SLOTS, first_wire=mm.VIRTIO_IRQ, empty=virtio_mmio.EMPTY)
         self.platform = Slots(*common, slots=platform_bus.SLOTS, first_wire=mm.PLATFORM_IRQ, empty={})
+        self.memories = platform_bus.Memories(space)
         self.rom = Rom()
         self.fw_cfg = FwCfg(memory, standard_items(len(harts), memory.size), _files(fitting))
         self.flash = self._flash(fitting)
@@ -152,8 +154,21 @@ class Board:
         if isinstance(remote, Function):
             self.root.add(remote)
         elif isinstance(remote, WiredDevice):
-            bus = self.platform if isinstance(remote, platform_bus.PlatformDevice) else self.slots
-            bus.add(remote)
+            is_plain = isinstance(remote, platform_bus.PlatformDevice)
+            if isinstance(remote, platform_bus.PlatformDevice):
+                self.memories.place(remote)
+            if is_plain and remote.calls:
+                self.wires.feel_edges(mm.PLATFORM_IRQ + remote.slot)
+            (self.platform if is_plain else self.slots).add(remote)
+
+    def exchange(self, remote: Remote, memory: dict[int, DeviceMemory]) -> None:
+        """Give BARs of a device other memory; no hart executes anything meanwhile."""
+        old = [remote.memory[bar] for bar in memory if bar in remote.memory]
+        remote.memory |= memory
+        remote.settle()
+        self.update_windows()
+        for gone in old:
+            gone.close()
 
     def scan(self) -> None:
         """Look at the interrupt sources of all devices in other processes."""

@@ -252,6 +252,7 @@ class Hart:
         self._windows = table
         self["WINDOWS_HOST"] = int(table.ctypes.data)
         self["WINDOWS"] = len(rows)
+        self["MEMORIES"] = int(any(table[:, st.W_MEMORY]))
         return old
 
     def run(self) -> int:

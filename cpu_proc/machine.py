@@ -100,12 +100,22 @@ class Machine:
         self._reset_wanted = False
         self._serving: Hart | None = None
         self._calls: Calls | None = None  # most machines have no use for it
+        self._memory: list[list[int]] = []  # the rows of memory that the harts may have in their TLBs
         wiring = Wiring(self.events.console, self.power_off, self.request_reset, self._set_windows)
         fitting = Fitting(interrupts, boot.flash, boot.files, ports)
         self.board = Board(self.harts, self.memory, irq, clock, wiring, fitting)
 
     def _set_windows(self, rows: list[list[int]]) -> None:
+        """Replace the windows; what harts know of memory in the old ones is forgotten when this returns.
+
+        The hart that is served, and those that stand still, forget it before their next instruction.
+        """
         old = [hart.set_windows(rows) for hart in self.harts]
+        memory = [row[: st.W_MATCHES] for row in rows if row[st.W_MEMORY :][:1] > [0]]
+        if memory != self._memory:
+            self._memory = memory
+            for hart in self.harts:
+                hart.post("POSTED_FLUSH", st.FLUSH_TRANSLATIONS)
         self.gate.settle(self._serving)  # another hart may be reading the old ones
         del old
 
@@ -221,12 +231,14 @@ class Machine:
         for index, fd in enumerate(remote.calls):
             if self._calls is None:
                 self._calls = Calls(self._engine, self.irq, self.irq_event)
-            self._calls.add(fd, remote.page.irq_base + remote.page.irq_count - len(remote.calls) + index)
+            if fd >= 0:
+                self._calls.add(fd, remote.page.irq_base + remote.page.irq_count - len(remote.calls) + index)
 
     def forget_calls(self, remote: Remote) -> None:
         """Count them no more."""
         for fd in remote.calls if self._calls else ():
-            self._calls.remove(fd)  # type: ignore[union-attr]
+            if fd >= 0:
+                self._calls.remove(fd)  # type: ignore[union-attr]
 
     # what SBI calls, with the lock held
 

@@ -24,6 +24,7 @@ APLIC_S = Region(0xD00_0000, 0x8000)
 UART0 = Region(0x1000_0000, 0x100)
 VIRTIO = Region(0x1000_1000, 0x8000)  # the slots of virtio-mmio
 FW_CFG = Region(0x1010_0000, 0x18)
+PLATFORM_MEMORY = Region(0x1800_0000, 0x800_0000)  # of those that have memory beside their registers
 FLASH = Region(0x2000_0000, 0x400_0000)  # two banks
 IMSIC_M = Region(0x2400_0000, 0x400_0000)
 IMSIC_S = Region(0x2800_0000, 0x400_0000)

@@ -14,8 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from cpu_proc.connections import Doorbells
+from cpu_proc.device_memory import DeviceMemory
 from cpu_proc.engine import state as st
 from cpu_proc.hart import address_of
 from cpu_proc.tracing import Recorder
@@ -35,6 +38,7 @@ _LOOK_S = 300e-6
 _PASS_OVER = 64
 _POSTED_MAX = 1024
 _SPARE_CORE = len(os.sched_getaffinity(0)) > 1
+_MATCH_SIZE = 4
 _ONES = (1 << 64) - 1
 _FIRST = DevicePage.STATE  # images and kind bytes lie behind the header and configuration space
 
@@ -43,12 +47,16 @@ Stalled = Callable[[str | None], None]  # told when a device does not answer, an
 
 @dataclass(frozen=True)
 class Place:
-    """A BAR: bytes decoded, where image and kind bytes lie in the page, and whether its address has 64 bits."""
+    """A BAR: bytes decoded, where image and kind bytes lie in the page, whether its address has 64 bits.
+
+    One that is memory has neither image nor kinds.
+    """
 
     size: int
     image: int
     kinds: int
     wide: bool
+    memory: bool = False
 
 
 class Remote:
@@ -68,6 +76,11 @@ class Remote:
         self.pid = 0
         self.doorbells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(doorbells)]
         self.calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(calls)]
+        self.memory: dict[int, DeviceMemory] = {}
+        """By BAR."""
+        self.matches = Doorbells()
+        self.held = -1
+        """A descriptor that somebody outside waits for to be closed (Wiring1.Hold)."""
         self._doorbell_fds = (ctypes.c_int32 * max(1, doorbells))(*self.doorbells)
         self._link: Link | None = None
         self._lock = threading.Condition()
@@ -91,7 +104,11 @@ class Remote:
         self._places = {}
         for index in range(BARS):
             entry = page.bar(index)
-            place = Place(entry.size, entry.image, entry.kinds, bool(entry.flags & BarFlags.BITS64))
+            wide, memory = bool(entry.flags & BarFlags.BITS64), entry.flags & BarFlags.MEMORY
+            if memory and (found := self.memory.get(index)) and found.size == entry.size:
+                self._places[index] = Place(entry.size, 0, 0, wide, memory=True)
+                continue
+            place = Place(entry.size, entry.image, entry.kinds, wide)
             inside = max(place.image, place.kinds) + place.size <= room and min(place.image, place.kinds) >= _FIRST
             if place.size and not place.size & place.size - 1 and inside and not place.image & 7:
                 self._places[index] = place
@@ -135,9 +152,14 @@ class Remote:
 
     def release(self) -> None:
         """Close descriptors and unmap the page; no thread may use the function any more."""
-        for fd in [*self.doorbells, *self.calls]:
-            os.close(fd)
-        self.doorbells, self.calls = [], []
+        for fd in [*self.doorbells, *self.calls, self.held]:
+            if fd >= 0:
+                os.close(fd)
+        self.doorbells, self.calls, self.held = [], [], -1
+        self.matches.close()
+        for memory in self.memory.values():
+            memory.close()
+        self.memory = {}
         self.shared.unlink()
         self.shared.close()
 
@@ -154,6 +176,8 @@ class Remote:
     def bar_read(self, index: int, offset: int, size: int) -> int:
         """Read from a BAR."""
         entry = self._places[index]
+        if entry.memory:
+            return self.memory[index].read(offset, size)
         return self.read_image(index, entry.image, entry.kinds, offset, size)
 
     def bar_write(self, index: int, offset: int, size: int, value: int) -> None:
@@ -166,11 +190,20 @@ class Remote:
     def _bar_write(self, index: int, offset: int, size: int, value: int) -> int:
         """Do it; return the number of the message that it took, 0 for none, -1 for a doorbell."""
         entry = self._places[index]
+        if entry.memory:  # compiled code does what is allowed
+            self.counters["undefined"] += 1
+            return 0
         kinds = {kind >> 4 for kind in self.shared.u8[entry.kinds + offset : entry.kinds + offset + size]}
         if kinds == {WriteKind.STORE}:
             self.shared.store(entry.image + offset, size, value)
         elif kinds == {WriteKind.DROP}:
             self.counters["undefined"] += 1
+        elif kinds == {WriteKind.MATCH}:
+            fd = self.matches.fd(value) if size == _MATCH_SIZE else None
+            self.counters["doorbells" if fd is not None else "undefined"] += 1
+            if fd is not None:
+                with suppress(BlockingIOError):  # rung 2^64 - 2 times, and nobody has looked
+                    os.eventfd_write(fd, 1)
         elif kinds in ({WriteKind.DOORBELL}, {WriteKind.RING}):
             if WriteKind.RING in kinds:
                 self.shared.store(entry.image + offset, size, value)
@@ -198,16 +231,17 @@ class Remote:
 
         Stores into BAR ``python_stores`` come to ``bar_write``; so do doorbells while it is traced, or all accesses.
         """
+        memory = [self._memory_row(index) for index, place in self._places.items() if place.memory]
+        rows = [row for row in memory if row[st.W_BASE]]
         if self.trace and self.trace.registers:
-            return []
+            return rows
         base = address_of(self.shared)
         posted = base + DevicePage.posted.offset  # type: ignore[attr-defined]
         processed = base + DevicePage.processed.offset  # type: ignore[attr-defined]
-        rows = []
         bell_bar, first, stride = self._bells
         for index, place in self._places.items():
             address = self.bar_address(index)
-            if not address:
+            if not address or place.memory:
                 continue
             row = [0] * st.WINDOW_WORDS
             row[:7] = [
@@ -221,8 +255,17 @@ class Remote:
                     len(self.doorbells),
                     ctypes.addressof(self._doorbell_fds),
                 ]
+            if len(self.matches) and not self.trace:
+                row[st.W_MATCHES] = self.matches.host
             rows.append(row)
         return rows
+
+    def _memory_row(self, index: int) -> list[int]:
+        memory = self.memory[index]
+        row = [0] * st.WINDOW_WORDS
+        row[st.W_BASE], row[st.W_SIZE], row[st.W_IMAGE] = self.bar_address(index), memory.size, memory.host
+        row[st.W_CODE], row[st.W_MEMORY] = 1, 2 if memory.writable else 1
+        return row
 
     # the link
 

@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import ClassVar
 
@@ -124,6 +124,26 @@ class Machine:
             self._irq_event = -1
 
 
+class Wiring:
+    """Connects the guest with others, past the device's process, and beyond its life; here: with nobody.
+
+    Descriptors stay the caller's. Called on the device loop, while attached.
+    """
+
+    def doorbells(self, connect: Mapping[int, int], forget: Collection[int] = ()) -> None:
+        """Have stores of these values to a register that ``matches`` write these eventfds, and of others none."""
+
+    def calls(self, fds: Sequence[int]) -> None:
+        """Have these eventfds interrupt the guest, in place of those that did: its calls (``DevicePage``)."""
+
+    def hold(self, fd: int) -> None:
+        """Have the machine keep a descriptor until the device is taken out of it, or another is to be held."""
+
+    def held(self) -> tuple[dict[int, int], list[int]]:
+        """Return the doorbells and calls that a predecessor has connected: descriptors, now the caller's."""
+        return {}, []
+
+
 class Device:
     """Base of all devices; subclasses declare ``Bar`` and ``Register`` attributes."""
 
@@ -164,6 +184,8 @@ class Device:
         """Doorbells that have rung and not been served."""
         self.ask_pause: Callable[[str], bool] = lambda _reason: False
         """Ask for a pause of the machine and return whether somebody can; then ``retry`` or ``give_up`` is called."""
+        self.wiring = Wiring()
+        """What connects guest and others past this process."""
         self.observer: Observer | None = None
         """There while somebody traces."""
         self._bad = RateLimit()
@@ -186,6 +208,9 @@ class Device:
         end = -(-(DevicePage.STATE + self.state_size()) // _ALIGN) * _ALIGN
         places = {}
         for index, bar in sorted(self.bars().items()):
+            if bar.memory:
+                places[index] = (0, 0)
+                continue
             size = -(-bar.size // _ALIGN) * _ALIGN
             places[index] = (end, end + size)
             end += 2 * size
@@ -223,7 +248,7 @@ class Device:
         self.forget = False
         if resumed:
             self._check_shape(places)
-        self.images = {index: image for index, (image, _) in places.items()} | {CONFIG_BAR: DevicePage.CONFIG}
+        self.images = {index: image for index, (image, _) in places.items() if image} | {CONFIG_BAR: DevicePage.CONFIG}
         self.images |= self.registers.images(self.images)
         self.declare(places)
         if resumed:
@@ -260,14 +285,16 @@ class Device:
         for index, bar in self.bars().items():
             image, kinds = places[index]
             flags = (BarFlags.BITS64 if bar.bits64 else 0) | (BarFlags.PREFETCHABLE if bar.prefetchable else 0)
+            flags |= BarFlags.MEMORY if bar.memory else 0
             page.bar(index).set(bar.size, image, kinds, flags)
-            page.shared.u8[kinds : kinds + bar.size] = self.kinds(index, bar)
+            if image:
+                page.shared.u8[kinds : kinds + bar.size] = self.kinds(index, bar)
 
     def power_on(self) -> None:
         """Bring page and device to the state after power-on. Subclasses extend it."""
         places, _ = self.layout()
         blank = {DevicePage.CONFIG: 0x1000, DevicePage.STATE: self.state_size()}
-        blank |= {places[index][0]: bar.size for index, bar in self.bars().items()}
+        blank |= {places[index][0]: bar.size for index, bar in self.bars().items() if not bar.memory}
         for start, size in blank.items():
             self.shared.u8[start : start + size] = bytes(size)
         for register in self.registers.all:
@@ -324,6 +351,13 @@ class Device:
 
     def give_up(self) -> None:
         """The machine could not be paused."""
+
+    def memories(self) -> dict[int, tuple[int, bool]]:
+        """Return by BAR a descriptor of the memory that it is, which stays the device's, and whether guests may write.
+
+        Asked after ``attach``. Who comes after another may leave one out: the machine has it already.
+        """
+        return {}
 
     def device_tree(self) -> dict[str, Property]:
         """Return the properties of its node, for a bus on which nothing else says what it is."""

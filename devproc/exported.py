@@ -16,8 +16,9 @@ from devproc.bus_thread import BusThread
 from devproc.loop import WAITING, DeviceLoop
 from devproc.tracing import fields
 from devproc.virtio import VirtioDevice
+from devproc.wiring import BusWiring
 from protocol import names
-from protocol.bus import Bus, BusError, Variant
+from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, Malformed
 from protocol.layout import DevicePage
 from protocol.objects import Tree
@@ -71,7 +72,10 @@ class Device1:
         offer = Offer.parse(body)
         answer = await asyncio.wrap_future(self._loop.call(lambda: self._loop.attach(offer)))
         types = {"version": "u", "epoch": "t", "resumed": "u"}
-        return {key: Variant(types[key], value) for key, value in answer.items()}
+        memories = [(bar, Fd(fd), writable) for bar, (fd, writable) in self._loop.device.memories().items()]
+        return {key: Variant(types[key], value) for key, value in answer.items()} | (
+            {"memory": Variant("a(uhb)", memories)} if memories else {}
+        )
 
     async def detach(self) -> None:
         """Leave."""
@@ -196,6 +200,7 @@ class DeviceOnBus(BusThread):
             tree.add(path, QUEUES1, Queues1(loop.device))
         for interface, implementation in self._objects.items():
             tree.add(path, interface, implementation)
+        loop.device.wiring = BusWiring(bus, self._id, self.later, asyncio.get_running_loop())
         loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
         loop.on_state = lambda: self.later(lambda: tree.changed(path, DEVICE1, "State", "Epoch"))
         await bus.watch_names(self._machine_gone)

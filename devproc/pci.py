@@ -116,7 +116,7 @@ class PciDevice(Device):
         """Return the write mask: the declared registers, and of each BAR the address bits above its size."""
         mask = bytearray(CONFIG_SIZE)
         for register in self.registers.all:
-            if register.bar is CONFIG and register.access != "r" and register.write_kind is WriteKind.STORE:
+            if register.bar is CONFIG and register.write_kind in (WriteKind.STORE, WriteKind.RING):
                 mask[register.offset : register.offset + register.width] = register.mask.to_bytes(
                     register.width, "little"
                 )

@@ -20,6 +20,9 @@ Access = Literal["r", "rw", "w", "rw1c"]
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
+_PAGE = 4096  # of the guest
+
+
 class Images(Protocol):
     """What a register needs of its device: the page, and where in it each BAR's image starts."""
 
@@ -31,10 +34,19 @@ class Bar:
     """A memory BAR; an attribute called ``bar4`` is BAR 4."""
 
     def __init__(
-        self, size: int, *, index: int | None = None, bits64: bool = False, prefetchable: bool = False
+        self,
+        size: int,
+        *,
+        index: int | None = None,
+        bits64: bool = False,
+        prefetchable: bool = False,
+        memory: bool = False,
     ) -> None:
-        if size < 16 or size & (size - 1):
-            raise TypeError(f"a BAR decodes a power of two of at least 16 bytes, not {size}")
+        """With ``memory`` it has no registers: it is what ``Device.memories`` hands over, at the speed of RAM."""
+        least = _PAGE if memory else 16
+        if size < least or size & (size - 1):
+            raise TypeError(f"a BAR decodes a power of two of at least {least} bytes, not {size}")
+        self.memory = memory
         self.size = size
         self.bits64 = bits64
         self.prefetchable = prefetchable
@@ -74,7 +86,7 @@ class Part(Bar):
 
     def __init__(self, size: int, *, index: int) -> None:
         self.size = size
-        self.bits64 = self.prefetchable = False
+        self.bits64 = self.prefetchable = self.memory = False
         self._index = index
 
 
@@ -88,7 +100,9 @@ class Register:
     ``shadow=True`` insists that reads are free of side effects. With ``store=False`` the write hook decides alone what
     is kept; otherwise the new value is in the page before the hook runs. ``sync=True`` holds the hart until a write
     has had its effect. A store to a ``doorbell`` register rings the doorbell whose number it carries; a register that
-    ``rings`` is plain storage, and a store also rings the doorbell of its place.
+    ``rings`` is plain storage, and a store also rings the doorbell of its place. In configuration
+    space that is the first. A store to a register that ``matches``
+    writes the eventfd that was connected to the value (``Device.connect``).
     """
 
     def __init__(
@@ -105,6 +119,7 @@ class Register:
         sync: bool = False,
         doorbell: bool = False,
         rings: bool = False,
+        matches: bool = False,
         doc: str = "",
     ) -> None:
         window = where if isinstance(where, Window) else Window(where, 0, where.size)
@@ -124,6 +139,7 @@ class Register:
         self.sync = sync
         self.is_doorbell = doorbell
         self.rings = rings
+        self.matches = matches
         self.doc = doc
         self.name = ""
         self.read_hook: str | None = None
@@ -179,6 +195,8 @@ class Register:
             return WriteKind.DOORBELL
         if self.rings:
             return WriteKind.RING
+        if self.matches:
+            return WriteKind.MATCH
         if self.sync:
             return WriteKind.SYNC
         plain = self.access != "rw1c" and self.write_hook is None

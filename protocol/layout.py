@@ -95,6 +95,7 @@ class WriteKind(IntEnum):
     DROP = 3  # read-only or nothing there
     SYNC = 4  # send it to the device, and wait until the device has done it
     RING = 5  # plain storage, and a doorbell: put it into the image, then wake the device
+    MATCH = 6  # the value decides: write the eventfd that was connected to it (Function1.Connect), if one was
 
 
 def kind(read: ReadKind, write: WriteKind) -> int:
@@ -177,6 +178,7 @@ class BarFlags(IntEnum):
 
     BITS64 = 0x4
     PREFETCHABLE = 0x8
+    MEMORY = 0x10  # no registers: memory that the device hands over when it attaches; it has no image in the page
 
 
 class BarEntry:

@@ -24,8 +24,9 @@ from cpu_proc.engine.native import (
 )
 from cpu_proc.engine.pmp import permitted, uniform
 from cpu_proc.engine.posts import post_message
-from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, effective_privilege, fault, fill, in_ram
+from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, effective_privilege, fault, fill
 from cpu_proc.engine.walk import translate
+from cpu_proc.engine.windows import match_of, memory_host, plain_window, window_of
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -40,8 +41,11 @@ def checked(S, va, size, access):
 
 
 @jit
-def keep(S, va, pa, access):
-    """Enter the translation into the TLB, unless the page has parts of different protection, or is watched."""
+def keep(S, va, pa, host, access):
+    """Enter the translation into the TLB, unless the page has parts of different protection, or is watched.
+
+    ``host`` is where memory at ``pa`` is.
+    """
     if S[st.WATCHES] and watched_page(S, va):
         return
     page = pa & -4096
@@ -49,7 +53,7 @@ def keep(S, va, pa, access):
         privilege = effective_privilege(S, access)
         loads = access == LOAD or permitted(S, page, 1, LOAD, privilege)
         stores = access == STORE or (S[st.WRITABLE] and permitted(S, page, 1, STORE, privilege))
-        fill(S, va, pa, access, loads, stores)
+        fill(S, va, host, access, loads, stores and memory_host(S, page, 1, STORE) != 0)
 
 
 @jit
@@ -83,7 +87,7 @@ def tag_of(S, va, access):
 
 @jit
 def filled(S, va, size, access):
-    """Have the TLB translate an access to RAM that is within one page; tell whether it does now.
+    """Have the TLB translate an access to memory that is within one page; tell whether it does now.
 
     Leaves no trap: what fails here fails again, and is recorded, where the access is executed.
     """
@@ -93,9 +97,10 @@ def filled(S, va, size, access):
     if S[st.EXIT] != 0:
         S[st.EXIT] = 0
         return False
-    if not in_ram(S, pa, size):
+    host = memory_host(S, pa, size, access)
+    if host == 0:
         return False
-    keep(S, va, pa, access)
+    keep(S, va, pa, host, access)
     return tag_of(S, va, access) == va & -4096
 
 
@@ -109,9 +114,10 @@ def load_slow(S, va, size):
         return 0
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_LOADS):
         return 0
-    if in_ram(S, pa, size):
-        keep(S, va, pa, LOAD)
-        return peek(S[st.RAM_HOST] + pa - S[st.RAM_BASE], size)
+    host = memory_host(S, pa, size, LOAD)
+    if host:
+        keep(S, va, pa, host, LOAD)
+        return peek(host, size)
     value = device_load(S, va, pa, size)
     bits = 64 - size * 8
     return (value << bits) >> bits
@@ -130,7 +136,9 @@ def load_split(S, va, size):
     value = 0
     for i in range(size):
         pa = first + i if va + i < boundary else second + (va + i - boundary)
-        host = S[st.RAM_HOST] + pa - S[st.RAM_BASE] if in_ram(S, pa, 1) else plain_window(S, pa, 1)
+        host = memory_host(S, pa, 1, LOAD)
+        if host == 0:
+            host = plain_window(S, pa, 1)
         if host == 0:
             fault(S, ACCESS_FAULT[LOAD], va + i)
             return 0
@@ -152,9 +160,10 @@ def store_slow(S, va, size, value):
         return
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_STORES):
         return
-    if in_ram(S, pa, size):
-        keep(S, va, pa, STORE)
-        poke(S[st.RAM_HOST] + pa - S[st.RAM_BASE], size, value)
+    host = memory_host(S, pa, size, STORE)
+    if host:
+        keep(S, va, pa, host, STORE)
+        poke(host, size, value)
         return
     device_store(S, va, pa, size, value)
 
@@ -169,35 +178,15 @@ def store_split(S, va, size, value):
     second = checked(S, boundary, va + size - boundary, STORE)
     if S[st.EXIT] != 0:
         return
-    if not in_ram(S, first, 1) or not in_ram(S, second, 1):
-        fault(S, ACCESS_FAULT[STORE], boundary if in_ram(S, first, 1) else va)
+    low, high = memory_host(S, first, 1, STORE), memory_host(S, second, 1, STORE)
+    if low == 0 or high == 0:
+        fault(S, ACCESS_FAULT[STORE], boundary if low else va)
         return
     if S[st.WATCHES] and watched(S, va, size, st.WATCH_STORES):
         return
     for i in range(size):
-        at = first + i if va + i < boundary else second + (va + i - boundary)
-        store_8(S[st.RAM_HOST] + at - S[st.RAM_BASE], value >> (8 * i))
-
-
-@jit
-def window_of(S, pa, size):
-    """Return the host address of the window row that holds ``[pa, pa+size)``, or 0."""
-    row = S[st.WINDOWS_HOST]
-    for _ in range(S[st.WINDOWS]):
-        offset = pa - load_i64(row + st.W_BASE * 8)
-        if offset >= 0 and offset <= load_i64(row + st.W_SIZE * 8) - size:
-            return row
-        row += st.WINDOW_WORDS * 8
-    return 0
-
-
-@jit
-def plain_window(S, pa, size):
-    """Return the host address of memory other than RAM that holds ``[pa, pa+size)``: ROM or flash, or 0."""
-    row = window_of(S, pa, size)
-    if row and load_i64(row + st.W_KINDS * 8) == 0:
-        return load_i64(row + st.W_IMAGE * 8) + pa - load_i64(row + st.W_BASE * 8)
-    return 0
+        at = low + i if va + i < boundary else high + (va + i - boundary)
+        store_8(at, value >> (8 * i))
 
 
 @jit
@@ -294,6 +283,12 @@ def device_store(S, va, pa, size, value):
                     call_3(S[st.WRITE_FUNCTION], fd, S[st.ONE_HOST], 8)
                     S[st.DOORBELLS] += 1
                     return
+            if write == 6 and size == 4 and load_i64(row + st.W_MATCHES * 8):
+                fd = match_of(load_i64(row + st.W_MATCHES * 8), value & 0xFFFFFFFF)
+                if fd >= 0:
+                    call_3(S[st.WRITE_FUNCTION], fd, S[st.ONE_HOST], 8)
+                    S[st.DOORBELLS] += 1
+                    return
     S[st.MMIO_ADDRESS] = pa
     S[st.MMIO_SIZE] = size
     S[st.MMIO_VALUE] = value
@@ -316,11 +311,12 @@ def host_for_atomic(S, va, size, access):
     pa = checked(S, va, size, access)
     if S[st.EXIT] != 0:
         return 0
-    if not in_ram(S, pa, size):
+    host = memory_host(S, pa, size, access)
+    if host == 0:
         fault(S, ACCESS_FAULT[access], va)
         return 0
     kinds = st.WATCH_LOADS if access == LOAD else st.WATCH_LOADS | st.WATCH_STORES
     if S[st.WATCHES] and watched(S, va, size, kinds):
         return 0
-    keep(S, va, pa, access)
-    return S[st.RAM_HOST] + pa - S[st.RAM_BASE]
+    keep(S, va, pa, host, access)
+    return host

@@ -7,8 +7,9 @@ from cpu_proc.engine.access import checked, keep, tag_of
 from cpu_proc.engine.debug import watched
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import load_i64, store_64
-from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, fault, in_ram
+from cpu_proc.engine.tlb import ACCESS_FAULT, LOAD, STORE, data_entry, fault
 from cpu_proc.engine.traps import illegal
+from cpu_proc.engine.windows import memory_host
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
 
@@ -32,7 +33,7 @@ def manage(S, va):
     if S[st.EXIT] == st.EXIT_TRAP:
         S[st.EXIT] = 0
         pa = checked(S, va & -BLOCK, BLOCK, STORE)
-    if S[st.EXIT] == 0 and not in_ram(S, pa, BLOCK):
+    if S[st.EXIT] == 0 and memory_host(S, pa, BLOCK, LOAD) == 0:
         fault(S, ACCESS_FAULT[STORE], va)
     if S[st.EXIT] == 0:
         return 0
@@ -69,13 +70,14 @@ def sys_cbo_zero(S, X, w):
         zero(load_i64(data_entry(S, va, STORE) + st.DATA_ADDEND) + (va & -BLOCK))
         return 0
     pa = checked(S, va & -BLOCK, BLOCK, STORE)
-    if S[st.EXIT] == 0 and not in_ram(S, pa, BLOCK):
+    host = memory_host(S, pa, BLOCK, STORE)
+    if S[st.EXIT] == 0 and host == 0:
         fault(S, ACCESS_FAULT[STORE], va)
     if S[st.EXIT] != 0:
         S[st.TVAL] = va  # the address of the operand, not of the block
         return 2
     if S[st.WATCHES] and watched(S, va & -BLOCK, BLOCK, st.WATCH_STORES):
         return 2
-    keep(S, va, pa, STORE)
-    zero(S[st.RAM_HOST] + pa - S[st.RAM_BASE])
+    keep(S, va & -BLOCK, pa, host, STORE)
+    zero(host)
     return 0

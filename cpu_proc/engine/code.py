@@ -7,12 +7,12 @@ may be executed) has one page of words that stay undecoded, so that each instruc
 from __future__ import annotations
 
 from cpu_proc.engine import state as st
-from cpu_proc.engine.access import window_of
 from cpu_proc.engine.jit import jit
 from cpu_proc.engine.native import call_3, load_i64, load_u16, store_64
 from cpu_proc.engine.pmp import permitted, uniform
 from cpu_proc.engine.tlb import ACCESS_FAULT, FETCH, NOWHERE, fault, fetch_entry, in_ram
 from cpu_proc.engine.walk import translate
+from cpu_proc.engine.windows import image_at, window_of
 from cpu_proc.engine.x86.blocks import forget_page
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, attr-defined, untyped-decorator"
@@ -32,7 +32,7 @@ def parcel_host(S, va):
         return S[st.RAM_HOST] + pa - S[st.RAM_BASE]
     row = window_of(S, pa, 2)
     if row and load_i64(row + st.W_CODE * 8):
-        return load_i64(row + st.W_IMAGE * 8) + pa - load_i64(row + st.W_BASE * 8)
+        return image_at(row, pa)
     return fault(S, ACCESS_FAULT[FETCH], va)
 
 

@@ -28,7 +28,7 @@ EXIT CAUSE TVAL TIMER_DUE
 MMIO_ADDRESS MMIO_SIZE MMIO_VALUE MMIO_DONE MMIO_WRITE
 RAM_BASE RAM_SIZE RAM_HOST DEC_HOST COPY_HOST PAGE_GENERATION_HOST GENERATION
 TLB_HOST FILLED_HOST FILLED FILLED_FETCHES CROSSING_HOST CROSSING_KEPT UNDECODED_HOST
-PMP_OPEN WINDOWS_HOST WINDOWS LOOK_HOST
+PMP_OPEN WINDOWS_HOST WINDOWS MEMORIES LOOK_HOST
 CLOCK_FUNCTION READ_FUNCTION WRITE_FUNCTION PPOLL_FUNCTION MEMCMP_FUNCTION TIMESPEC_HOST ONE_HOST
 FLOATING_FUNCTION TRANSLATE_FUNCTION
 CLOCK_OFFSET_HOST CLOCK_RUNNING_HOST CLOCK_STOPPED_HOST ICOUNT ICOUNT_BASE
@@ -116,12 +116,12 @@ TLB_WORDS = TLB_FETCHES + TLB_MODES * TLB_ENTRIES * FETCH_BYTES // 8
 FILLED_MOST = 1024  # entries that are remembered as filled, so that forgetting need not go through all
 
 # One row per window that compiled code may serve: of a remote device from its page, or of ROM or flash
-WINDOW_WORDS = 12
+WINDOW_WORDS = 14
 (
     W_BASE,
     W_SIZE,
     W_IMAGE,
-    W_KINDS,  # 0: plain memory, which only reads; posted and processed do not matter then
+    W_KINDS,  # 0: plain memory, of which W_STORES says nothing; posted and processed do not matter then
     W_POSTED,
     W_PROCESSED,
     W_STORES,  # 1: stores and doorbells may be served too
@@ -130,7 +130,9 @@ WINDOW_WORDS = 12
     W_DOORBELLS,
     W_DOORBELL_FDS,
     W_CODE,  # 1: instructions may be fetched from the image
-) = range(12)
+    W_MEMORY,  # 1: whole pages that the TLB may enter, for loads; 2: and for stores
+    W_MATCHES,  # a sorted table of values stored and the eventfd of each (`engine.windows.match_of`), or 0
+) = range(14)
 
 TICK_NS = 100  # of guest time: the time base is 10 MHz
 CACHE_BLOCK = 64  # bytes that a cache-block operation works on

@@ -1,6 +1,6 @@
 """Translations kept per page and mode, and forgetting them (RISC-V privileged §12.2.1: sfence.vma).
 
-Only RAM is entered: an entry holds what to add to a virtual address to have the host's. What is said here holds for
+Only memory is entered: an entry holds what to add to a virtual address to have the host's. What is said here holds for
 code too, whose entries name the page of decoded words.
 """
 
@@ -170,11 +170,11 @@ def in_ram(S, pa, size):
 
 
 @jit
-def fill(S, va, pa, access, loads, stores):
-    """Enter a RAM page into the TLB, for stores only if the walk found it dirty or made it so."""
+def fill(S, va, host, access, loads, stores):
+    """Enter a page of memory, ``va`` of which is at ``host``; for stores if the walk found it dirty or made it so."""
     page = va & -4096
     entry = data_entry(S, va, access)
-    store_64(entry + st.DATA_ADDEND, S[st.RAM_HOST] + (pa & -4096) - S[st.RAM_BASE] - page)
+    store_64(entry + st.DATA_ADDEND, host - va)
     store_64(entry + st.DATA_LOADS, page if loads else -1)
     store_64(entry + st.DATA_STORES, page if stores else -1)
     if S[st.FILLED] < st.FILLED_MOST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass
 
@@ -119,6 +120,8 @@ class Function(Remote):
             mask = self.shared.u8[DevicePage.CONFIG_MASK + at]
             old = self.shared.u8[DevicePage.CONFIG + at]
             self.shared.u8[DevicePage.CONFIG + at] = (old & ~mask) | (value >> (8 * i) & mask)
+        if WriteKind.RING in kinds and self.doorbells:
+            os.eventfd_write(self.doorbells[0], 1)
         cap = self.msix.capability if self.msix else 0
         return 0, offset < BAR0 + 4 * BARS or (cap != 0 and cap <= offset + size and offset < cap + 4)
 
@@ -141,8 +144,11 @@ class Function(Remote):
     def rows(self, python_stores: int = -1) -> list[list[int]]:
         """Add configuration space, to read from; the table of MSI-X needs a look when it changes."""
         ecam = self.ecam
-        if ecam is None or (self.trace and self.trace.registers):
+        if ecam is None:
             return []
+        bars = super().rows(self.msix.bar if self.msix else python_stores)
+        if self.trace and self.trace.registers:
+            return bars
         base = address_of(self.shared)
         row = [
             mm.PCIE_ECAM.base + ecam,
@@ -152,4 +158,4 @@ class Function(Remote):
             base + DevicePage.posted.offset,  # type: ignore[attr-defined]
             base + DevicePage.processed.offset,  # type: ignore[attr-defined]
         ]
-        return [row, *super().rows(self.msix.bar if self.msix else python_stores)]
+        return [row, *bars]

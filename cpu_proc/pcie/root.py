@@ -97,15 +97,12 @@ class Root:
 
     def rows(self) -> list[list[int]]:
         """Return what the harts may serve from pages."""
-        rows = []
-        for function in self.all_functions:
-            found = function.rows()
-            rows += found[:1]  # configuration space
-            rows += (row for row in found[1:] if self._in_aperture(row[W_BASE], row[W_SIZE]))
-        return rows
+        rows = [row for function in self.all_functions for row in function.rows()]
+        return [row for row in rows if self._decoded(row[W_BASE], row[W_SIZE])]
 
-    def _in_aperture(self, base: int, size: int) -> bool:
-        return any(a.base <= base and base + size <= a.base + a.size for a in self._apertures)
+    def _decoded(self, base: int, size: int) -> bool:
+        """Return whether that is configuration space, or wholly in a window."""
+        return any(a.base <= base and base + size <= a.base + a.size for a in (mm.PCIE_ECAM, *self._apertures))
 
     # configuration space
 

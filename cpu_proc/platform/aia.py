@@ -116,6 +116,9 @@ class Aplic:
             self._pending[source] = True
         self._forward(source)
 
+    def feel_edges(self, source: int) -> None:
+        """Nothing: what a source is sensitive to is the guest's to say (``sourcecfg``)."""
+
     def _input(self, source: int) -> int:
         """Return the rectified input (§4.5.2)."""
         mode = self._sourcecfg[source] & 7

@@ -72,6 +72,10 @@ class Plic:
         elif self._edges & bit:
             self._remembered |= bit
 
+    def feel_edges(self, source: int) -> None:
+        """Give a source a gateway for edges; one that is in flight is remembered."""
+        self._edges |= 1 << source & _SOURCES
+
     def _best(self, context: int, above: int) -> int:
         """Return the source of the highest priority over ``above``, the lowest number among equals; 0 if none."""
         ready = self._pending & self._enabled[context]

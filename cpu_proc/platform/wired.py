@@ -1,6 +1,7 @@
 """Devices of other processes that are registers at a place and a wire: the slots of virtio-mmio, the platform bus.
 
-Registers and interrupt status are the device's; its word in the interrupt page is the level of the wire.
+Registers and interrupt status are the device's; its word in the interrupt page is the level of the wire. A call
+(``DevicePage``) pulls it for an instant.
 """
 
 from __future__ import annotations
@@ -112,5 +113,9 @@ class Slots:
         words = device.words(self._irq)
         if device.trace:
             device.trace.line(device.last_words, words)
+        level, wire = int(words[:1] > [0]), self._first_wire + device.slot
+        if device.calls and words[1:] != device.last_words[1:]:
+            device.counters["calls"] = sum(words[1:])
+            self._set_line(wire, 1)  # a call is an edge; what it means, the guest knows
         device.last_words = words
-        self._set_line(self._first_wire + device.slot, int(any(words)))
+        self._set_line(wire, level)
