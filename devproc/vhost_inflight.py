@@ -14,7 +14,7 @@ from protocol.memory import Shared, sealed
 from protocol.vhost_user.back_end import Answer
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.payloads import Inflight
-from protocol.vhost_user.truncation import Watch
+from protocol.truncation import Watch
 
 
 class InflightTables:

@@ -15,7 +15,7 @@ from devproc.vhost_session import Session
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser
 from protocol.memory import GuestMemory, Words
-from protocol.vhost_user.truncation import survival
+from protocol.truncation import survival
 
 logger = logging.getLogger(__name__)
 

@@ -57,6 +57,14 @@ def sealed(name: str, size: int) -> int:
     return fd
 
 
+def can_shrink(fd: int) -> bool:
+    """Return whether somebody who has this memory can make it shorter: it is not sealed against that."""
+    try:
+        return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    except OSError:
+        return True  # of a file system without seals
+
+
 class Words:
     """Mapped memory as one typed view per width: ``u8``, ``u16``, ``u32``, ``u64``.
 

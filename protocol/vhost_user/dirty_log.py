@@ -14,7 +14,7 @@ import platform
 
 from protocol.errors import HostError, Malformed
 from protocol.memory import Shared, full_fence
-from protocol.vhost_user.truncation import Watch
+from protocol.truncation import Watch
 
 PAGE = 4096  # VHOST_LOG_PAGE
 _SYSCALL = {"x86_64": 202}.get(platform.machine(), 98)  # of futex; 98 on all architectures that came later

@@ -4,7 +4,7 @@ A buffer may begin in one region and end in the next; in the span they are neigh
 lies between regions is mapped without access, and ``GuestMemory`` knows it as a hole. Addresses of the front-end's
 process, in which rings are given, are translated by the table of regions.
 
-The front-end owns the memory, and can make a region's file shorter than it said: see ``truncation``.
+The front-end owns the memory, and can make a region's file shorter than it said: see ``protocol.truncation``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import pairwise
 from protocol.errors import HostError, Malformed
 from protocol.memory import GuestMemory, Words
 from protocol.vhost_user.payloads import Region
-from protocol.vhost_user.truncation import Watch
+from protocol.truncation import Watch
 
 ALIGN = 1 << 30  # the span keeps addresses congruent to the guest's, which huge pages need
 SPAN_MAX = 1 << 44

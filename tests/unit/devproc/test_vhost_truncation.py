@@ -86,7 +86,7 @@ def test_the_log(rig: Rig) -> None:
 def test_another_s_fault_is_what_it_was(tmp_path: Path) -> None:
     program = """
 import mmap, os
-from protocol.vhost_user.truncation import survival
+from protocol.truncation import survival
 fd = os.memfd_create("x")
 os.ftruncate(fd, 4096)
 memory = mmap.mmap(fd, 4096)

@@ -5,7 +5,8 @@ While a ``survival`` is in force, a page of watched memory that is gone becomes 
 kernel itself finds missing, in ``preadv`` and its like, is ``EFAULT`` anyway.
 
 The handler is Python, called by ctypes in the midst of an access. That is sound for the accesses there are: through
-views, by the interpreter, which holds its lock and no other. A SIGBUS of anything else goes to the handler of before.
+views, by the interpreter, which holds its lock and no other. A SIGBUS of anything else goes to the handler of before,
+which is put back when the last ``survival`` ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,14 +42,26 @@ class _Action(ctypes.Structure):
     )
 
 
+class _Buffer(ctypes.Structure):
+    """Python's ``Py_buffer``, of which the first word is the address."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("rest", ctypes.c_void_p * 15))
+
+
+def _address(mapping: mmap.mmap) -> int:
+    found = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapping), ctypes.byref(found), 0)  # also where it is read-only
+    address = found.address or 0
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
+    return address
+
+
 class Watch:
     """A mapping that somebody else can make shorter."""
 
     def __init__(self, mapping: mmap.mmap, start: int = 0, size: int | None = None) -> None:
         """Watch ``size`` bytes of ``mapping`` from ``start`` on, or all of it."""
-        anchor = ctypes.c_char.from_buffer(mapping)
-        self._start = ctypes.addressof(anchor) + start
-        del anchor
+        self._start = _address(mapping) + start
         self._end = self._start + (len(mapping) - start if size is None else size)
         self.torn = False
         """Whether a page was found missing."""
@@ -80,12 +94,39 @@ def _on_fault(_number: int, info: int, _context: int) -> None:
 _handler = _Handler(_on_fault)
 
 
+class _Survivals:
+    """How many there are: the first installs the handler, the last puts that of before back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                ours = _Action(handler=ctypes.cast(_handler, ctypes.c_void_p), flags=_SIGINFO)
+                _libc.sigaction(signal.SIGBUS, ctypes.byref(ours), ctypes.byref(_before))
+
+    def end(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count:
+                return
+            now = _Action()
+            _libc.sigaction(signal.SIGBUS, None, ctypes.byref(now))
+            if now.handler == ctypes.cast(_handler, ctypes.c_void_p).value:  # else somebody came after us, and stays
+                _libc.sigaction(signal.SIGBUS, ctypes.byref(_before), None)
+
+
+_survivals = _Survivals()
+
+
 @contextmanager
 def survival() -> Iterator[None]:
-    """Survive that watched memory becomes shorter, as long as the context lasts."""
-    ours = _Action(handler=ctypes.cast(_handler, ctypes.c_void_p), flags=_SIGINFO)
-    _libc.sigaction(signal.SIGBUS, ctypes.byref(ours), ctypes.byref(_before))
+    """Survive that watched memory becomes shorter, as long as the context lasts, or another one of this process."""
+    _survivals.begin()
     try:
         yield
     finally:
-        _libc.sigaction(signal.SIGBUS, ctypes.byref(_before), None)
+        _survivals.end()
