@@ -11,10 +11,10 @@ from devproc.rings import RingKind
 from devproc.virtqueue import QUEUE_MAX
 from protocol.errors import HostError, Malformed
 from protocol.memory import Shared, sealed
+from protocol.truncation import Watch
 from protocol.vhost_user.back_end import Answer
 from protocol.vhost_user.connection import Message
 from protocol.vhost_user.payloads import Inflight
-from protocol.truncation import Watch
 
 
 class InflightTables:

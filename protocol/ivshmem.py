@@ -5,11 +5,10 @@ client's id, -1 with the shared memory, then id and descriptor once per vector f
 client's own id with the descriptors that it is rung by. Later, id and descriptor: a peer joins; id alone: it leaves.
 The client says nothing; how many vectors there are is nowhere said.
 
-The dialect, on a socket beside the first, has what version 0 lacks. The client begins (``Hello``): a magic word, the id
-that it had or -1, a name in four words, the descriptors that it knows as id and descriptor, then -1. The server
+The dialect, on a socket beside the first, has what version 0 lacks: the client begins (``ivshmem_hello``). The server
 answers with version 0 and the number of vectors, and goes on as above; or with a ``Refusal``.
 
-Nothing here waits: a ``Receiver`` takes what has arrived, ``Session`` and ``Hello`` are told message by message.
+Nothing here waits: a ``Receiver`` takes what has arrived, a ``Session`` is told message by message.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import stat
 import struct
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -26,12 +26,9 @@ from protocol.errors import Malformed, PeerGone, Refused, VersionMismatch
 
 VERSION = 0
 MEMORY = -1
-NOBODY = -1  # in a hello: no id wanted, and the end of the descriptors
+NOBODY = -1
 IDS = 1 << 16
 VECTORS_MAX = 2048  # MSI-X has no more (PCI 3.0 §6.8.2)
-MAGIC = int.from_bytes(b"busvmiv1", "little")
-NAME_BYTES = 32
-KNOWN_MAX = 1024  # ids in a hello
 
 _WORD = struct.Struct("<q")
 _FD = array.array("i").itemsize
@@ -43,6 +40,11 @@ class Refusal(IntEnum):
     NAME_TAKEN = -2  # a peer of that name is there
     FULL = -3  # as many peers as there may be, or no descriptors left
     BAD_HELLO = -4  # not the dialect
+    LATE = -5  # it took too long to say who it is
+
+
+class TryAgain(Refused):
+    """The server takes us not now."""
 
 
 class Message(NamedTuple):
@@ -74,6 +76,28 @@ def is_eventfd(fd: int) -> bool:
         return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
     except OSError:
         return False
+
+
+def same_doorbells(some: list[int], others: list[int]) -> bool:
+    """Return whether the eventfds are the same, one by one; not, where the host does not tell."""
+    return len(some) == len(others) and all(
+        (one := _eventfd_id(a)) is not None and one == _eventfd_id(b) for a, b in zip(some, others, strict=True)
+    )
+
+
+def _eventfd_id(fd: int) -> str | None:
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+            return next((line for line in info if line.startswith("eventfd-id:")), None)
+    except OSError:
+        return None
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors, and forget them."""
+    for fd in fds:
+        os.close(fd)
+    fds.clear()
 
 
 class Receiver:
@@ -117,8 +141,7 @@ class Receiver:
                 fds.frombytes(data[: len(data) // _FD * _FD])
                 found.extend(fds)
         if cut or len(found) + (self._fd is not None) > 1:
-            for fd in found:
-                os.close(fd)
+            close_all(found)
             reason = "descriptors did not fit" if cut else "more than one descriptor with a word"
             raise Malformed(reason, hint="raise the limit of open files" if cut else None)
         if found:
@@ -203,32 +226,36 @@ class Session:
             self.vectors = value
             self.stage = Stage.ID
         elif self.stage is Stage.ID:
-            self.id = _checked(value)
+            self.id = checked_id(value)
             self.stage = Stage.MEMORY
         else:
             if value != MEMORY:
                 raise Malformed(f"{value} in place of -1 and the shared memory")
             assert fd is not None
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or not found.st_size:
+                raise Malformed("what came as the shared memory is none")
             self.memory = fd
             self.stage = Stage.PEERS
         return None
 
     def _version(self, value: int) -> None:
         if self.dialect and value in Refusal.__members__.values():
-            raise Refused(f"the server takes us not: {Refusal(value).name.lower().replace('_', ' ')}")
+            kind = TryAgain if value in (Refusal.FULL, Refusal.LATE) else Refused
+            raise kind(f"the server takes us not: {Refusal(value).name.lower().replace('_', ' ')}")
         if value != VERSION:
             raise VersionMismatch(f"the server speaks version {value} of ivshmem's protocol, not 0")
 
     def _peer(self, value: int, fd: int | None) -> Joined | Left | None:
-        peer = _checked(value)
+        peer = checked_id(value)
         if fd is None:
             if peer not in self.peers:
                 raise Malformed(f"peer {peer} leaves, which never came")
-            for old in self.peers.pop(peer):
-                os.close(old)
+            close_all(self.peers.pop(peer))
             return Left(peer)
         if not is_eventfd(fd):
             raise Malformed(f"the descriptor of peer {peer} is no eventfd")
+        os.set_blocking(fd, False)  # who rings, or looks whether it was rung, never waits
         fds = self.own if peer == self.id else self.peers.get(peer, [])
         if len(fds) >= (self.vectors or VECTORS_MAX):
             raise Malformed(f"peer {peer} has more than {len(fds)} vectors")
@@ -241,99 +268,19 @@ class Session:
     def close(self) -> None:
         """Close every descriptor."""
         for fds in [self.own, *self.peers.values()]:
-            for fd in fds:
-                os.close(fd)
-            fds.clear()
+            close_all(fds)
         self.peers.clear()
         if self.memory >= 0:
             os.close(self.memory)
             self.memory = -1
 
 
-@dataclass
-class Hello:
-    """A server's side of the dialect's beginning; also what a client says there."""
-
-    id: int = NOBODY
-    name: str = ""
-    known: dict[int, list[int]] = field(default_factory=dict)
-    """By id: descriptors that ring it, of the client itself and of others."""
-    complete: bool = False
-    _words: int = 0
-    _name: bytes = b""
-
-    def words(self) -> list[tuple[int, int | None]]:
-        """Return what a client sends."""
-        name = self.name.encode().ljust(NAME_BYTES, b"\0")
-        words: list[tuple[int, int | None]] = [(MAGIC, None), (self.id, None)]
-        words += [(_WORD.unpack_from(name, at)[0], None) for at in range(0, NAME_BYTES, _WORD.size)]
-        words += [(peer, fd) for peer, fds in self.known.items() for fd in fds]
-        return [*words, (NOBODY, None)]
-
-    def take(self, message: Message, vectors: int = VECTORS_MAX) -> None:
-        """Take a message in, with its descriptor, of which there are no more than ``vectors`` of a peer.
-
-        Raises:
-            Malformed: it is not what comes at this place.
-        """
-        try:
-            self._take(message, vectors)
-        except BaseException:
-            message.drop()
-            raise
-
-    def _take(self, message: Message, vectors: int) -> None:
-        value, fd = message
-        head = 2 + NAME_BYTES // _WORD.size
-        if self.complete or (fd is not None and self._words < head):
-            raise Malformed("a word or descriptor where a hello has none")
-        if self._words == 0 and value != MAGIC:
-            raise Malformed("not a peer of busvm: those of QEMU connect to the other socket, and say nothing")
-        if self._words == 1:
-            self.id = value if value == NOBODY else _checked(value)
-        if 2 <= self._words < head:
-            self._name += _WORD.pack(value)
-            if self._words == head - 1:
-                self.name = checked_name(self._name.rstrip(b"\0"))
-        if self._words >= head:
-            self._descriptor(value, fd, vectors)
-        self._words = min(self._words + 1, head)
-
-    def _descriptor(self, value: int, fd: int | None, vectors: int) -> None:
-        if fd is None:
-            if value != NOBODY:
-                raise Malformed(f"peer {value} without a descriptor in a hello")
-            self.complete = True
-            return
-        fds = self.known.get(_checked(value), [])
-        if len(fds) >= vectors or (not fds and len(self.known) >= KNOWN_MAX):
-            raise Malformed("more descriptors than a hello may have")
-        if not is_eventfd(fd):
-            raise Malformed(f"the descriptor of peer {value} is no eventfd")
-        fds.append(fd)
-        self.known[value] = fds
-
-    def close(self) -> None:
-        """Close the descriptors that are left in ``known``."""
-        for fds in self.known.values():
-            for fd in fds:
-                os.close(fd)
-        self.known.clear()
-
-
-def checked_name(name: bytes) -> str:
-    """Return a peer's name.
+def checked_id(value: int) -> int:
+    """Return ``value``.
 
     Raises:
-        Malformed: it is longer than 32 bytes, or not of printable ASCII.
+        Malformed: it is no id of a peer.
     """
-    text = name.decode("ascii", errors="replace")
-    if len(name) > NAME_BYTES or not text.isprintable() or not text.isascii():
-        raise Malformed(f"{text!r} is no name of a peer", hint=f"up to {NAME_BYTES} printable ASCII characters")
-    return text
-
-
-def _checked(value: int) -> int:
     if not 0 <= value < IDS:
         raise Malformed(f"{value} is no id: they are 0 to {IDS - 1}")
     return value

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from devproc.ivshmem.client import RECONNECT_S, Client, Event
+from devproc.ivshmem.client import Client, Event
 
 
 class AsyncClient:
@@ -17,9 +17,9 @@ class AsyncClient:
         self.client = client
 
     @classmethod
-    async def connect(cls, path: Path, *, name: str, timeout_s: float) -> Self:
+    async def connect(cls, path: Path, *, name: str, timeout_s: float, readonly: bool) -> Self:
         """Connect, on a thread; raises as ``Client`` does."""
-        return cls(await asyncio.to_thread(lambda: Client(path, name=name, timeout_s=timeout_s)))
+        return cls(await asyncio.to_thread(lambda: Client(path, name=name, timeout_s=timeout_s, readonly=readonly)))
 
     @property
     def id(self) -> int:
@@ -65,7 +65,7 @@ class AsyncClient:
         try:
             for fd in copies:
                 loop.add_reader(fd, woken.set)
-            async with asyncio.timeout(None if self.client.connected else RECONNECT_S):
+            async with asyncio.timeout(self.client.wake_s):
                 await woken.wait()
         except TimeoutError:
             pass

@@ -6,96 +6,121 @@
         me.wait(vector=0, timeout_s=1)
 
 One thread at a time. With a server of ours the dialect is spoken: when the server ends, memory and doorbells stay, and
-``process`` connects again, with the same id, when there is one again. With another server version 0 is spoken. For
-asyncio: ``await client.connect_async(path)``. ``python -m devproc.ivshmem.client`` is the same as a command.
+``process`` connects again, with the same id, when there is one again. With another server version 0 is spoken, which
+knows neither names nor lifelines nor who only reads. For asyncio: ``await client.connect_async(path)``.
+``python -m devproc.ivshmem.client`` is the same as a command.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
-import socket
 import sys
 import time
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from protocol.errors import HostError, NotFound, PeerGone, ProtocolError, Refused
-from protocol.ivshmem import Hello, Joined, Left, Receiver, Session, Stage, checked_name, send
+from devproc.ivshmem.mapping import Mapping
+from devproc.ivshmem.membership import RECONNECT_S, Before, Event, Membership, ServerBack, ServerGone, Torn
+from protocol.errors import HostError, NotFound
+from protocol.ivshmem import Joined, Left
 
 if TYPE_CHECKING:
     from devproc.ivshmem.asynchronous import AsyncClient
 
-DIALECT_SUFFIX = ".busvm"
-RECONNECT_S = 0.5
-_QUIET_S = 0.05  # a server of version 0 does not say how many vectors there are: it says no more
-
-
-@dataclass(frozen=True)
-class ServerGone:
-    """The server has ended; memory and doorbells stay, nobody is told who comes and goes."""
-
-
-@dataclass(frozen=True)
-class ServerBack:
-    """A server is there again, and this client has its id."""
-
-
-Event = Joined | Left | ServerGone | ServerBack
+__all__ = [
+    "RECONNECT_S", "Before", "Client", "Event", "Joined", "Left", "ServerBack", "ServerGone", "Torn", "connect",
+    "connect_async",
+]  # fmt: skip
 
 
 class Client:
     """A connected peer; ``id``, ``peers`` and ``memory`` are as the server said last."""
 
-    def __init__(self, path: Path, *, name: str = "", timeout_s: float = 5.0) -> None:
-        """Connect.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str = "",
+        timeout_s: float = 5.0,
+        readonly: bool = False,
+        lifeline: int | None = None,
+        before: Before | None = None,
+    ) -> None:
+        """Connect; with ``before``, a server that is not there is ``ServerGone`` and looked for later.
+
+        While the ``lifeline``, of which the client keeps a copy, does not hang up, others do not notice that this
+        process has ended, and who comes with its name has its id and doorbells.
 
         Raises:
-            HostError: nobody listens there, or the memory cannot be mapped.
-            ProtocolError: what listens there is no server, or does not take us.
+            HostError: nobody listens there.
+            ProtocolError: what listens there is no server, or does not take us; a name or lifeline is none.
         """
-        checked_name(name.encode())
-        self.name = name
-        self._path = path
-        self._timeout_s = timeout_s
-        self._events: deque[Event] = deque()
-        self._again = 0.0
-        self._socket: socket.socket | None = None
-        self._session, self._receiver = self._connect(Hello(name=name))
-        try:
-            self._map = mmap.mmap(self._session.memory, 0)
-        except (OSError, ValueError) as error:
-            self._session.close()
-            self._hang_up()
-            raise HostError(f"cannot map the shared memory: {error}") from error
-        self.memory = memoryview(self._map)
+        self._mapping: Mapping | None = None
+        self._size = 0
+        self._readonly = readonly
+        self._place = Membership(path, name, timeout_s, readonly=readonly, lifeline=lifeline, before=before)
+        self._size = self.memory_size  # before anybody makes it shorter
+
+    @property
+    def name(self) -> str:
+        """The name by which another process has the same id later."""
+        return self._place.name
 
     @property
     def id(self) -> int:
         """The id by which others ring this one."""
-        return self._session.id
+        return self._place.session.id
 
     @property
     def peers(self) -> dict[int, int]:
         """How many vectors each other peer has, by id."""
-        return {peer: len(fds) for peer, fds in sorted(self._session.peers.items())}
+        return {peer: len(fds) for peer, fds in sorted(self._place.session.peers.items())}
 
     @property
     def vectors(self) -> int:
         """How many vectors this one has."""
-        return len(self._session.own)
+        return len(self._place.session.own)
 
     @property
     def connected(self) -> bool:
         """Whether the server is there."""
-        return self._socket is not None
+        return self._place.connected
 
-    def fileno(self) -> int:
-        """The descriptor that is readable when ``process`` has something to do; -1 without a server."""
-        return self._socket.fileno() if self._socket else -1
+    @property
+    def readonly(self) -> bool:
+        """Whether the memory is mapped for reading only."""
+        return self._readonly
+
+    # memory
+
+    @property
+    def memory_fd(self) -> int:
+        """The shared memory's descriptor, which stays the client's; -1: no server was there yet."""
+        return self._place.session.memory
+
+    @property
+    def memory_size(self) -> int:
+        """How many bytes the memory had when it came; 0: no server was there yet."""
+        if not self._size and self.memory_fd >= 0:
+            self._size = os.fstat(self.memory_fd).st_size
+        return self._size
+
+    @property
+    def memory(self) -> memoryview:
+        """The shared memory, mapped when it is first asked for; raises ``HostError`` if that cannot be."""
+        if self._mapping is None:
+            if self.memory_fd < 0:
+                raise HostError("no shared memory: no server was there yet")
+            self._mapping = Mapping(self.memory_fd, self.memory_size, readonly=self._readonly)
+        return self._mapping.view
+
+    # doorbells
+
+    @property
+    def own(self) -> list[int]:
+        """The eventfds that this one is rung by; they stay the client's."""
+        return list(self._place.session.own)
 
     def doorbell(self, vector: int) -> int:
         """Return the eventfd of an own vector.
@@ -103,9 +128,18 @@ class Client:
         Raises:
             NotFound: there is no such vector.
         """
-        return _one(self._session.own, vector, "we have")
+        return _one(self._place.session.own, vector, "we have")
 
-    # doorbells
+    def doorbells_of(self, peer: int) -> list[int]:
+        """Return the eventfds that ring another one; they stay the client's.
+
+        Raises:
+            NotFound: there is no such peer.
+        """
+        fds = self._place.session.peers.get(peer)
+        if fds is None:
+            raise NotFound(f"no peer {peer}", hint=f"there are {', '.join(map(str, self.peers)) or 'none'}")
+        return list(fds)
 
     def ring(self, peer: int, vector: int = 0) -> None:
         """Ring a peer, or oneself.
@@ -114,9 +148,7 @@ class Client:
             NotFound: there is no such peer or vector.
         """
         self.process()
-        fds = self._session.own if peer == self.id else self._session.peers.get(peer)
-        if fds is None:
-            raise NotFound(f"no peer {peer}", hint=f"there are {', '.join(map(str, self.peers)) or 'none'}")
+        fds = self._place.session.own if peer == self.id else self.doorbells_of(peer)
         try:
             os.eventfd_write(_one(fds, vector, f"peer {peer} has"), 1)
         except BlockingIOError:
@@ -140,15 +172,36 @@ class Client:
                 return 0
             self.process()
 
+    # the server
+
+    def process(self) -> None:
+        """Take in what the server said, or connect again; never waits.
+
+        Raises:
+            ProtocolError: a server that was started again has other memory, or does not take us.
+        """
+        if self._mapping is not None and self._mapping.has_torn():
+            self._place.events.append(Torn())
+        self._place.process()
+
     def wait_event(self, timeout_s: float | None = None) -> Event | None:
         """Return who came or went next; ``None``: nobody in ``timeout_s``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             self.process()
-            if self._events:
-                return self._events.popleft()
+            if self._place.events:
+                return self._place.events.popleft()
             if not self._poll([], deadline):
                 return None
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when ``process`` has something to do; -1 without a server."""
+        return self._place.fileno()
+
+    @property
+    def wake_s(self) -> float | None:
+        """How long ``process`` has nothing to do if nothing is readable; ``None``: for ever."""
+        return self._place.wake_s
 
     def _poll(self, fds: list[int], deadline: float | None) -> bool:
         """Wait for something; return whether the time is not over."""
@@ -156,97 +209,19 @@ class Client:
         if left is not None and left <= 0:
             return False
         poll = select.poll()
-        for fd in [*fds, *([self.fileno()] if self._socket else [])]:
-            poll.register(fd, select.POLLIN)
-        if self._socket is None:
-            left = RECONNECT_S if left is None else min(left, RECONNECT_S)
-        poll.poll(None if left is None else left * 1000)
+        for fd in (*fds, self.fileno()):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        times = [seconds for seconds in (left, self.wake_s) if seconds is not None]
+        poll.poll(min(times) * 1000 + 1 if times else None)
         return True
-
-    # the server
-
-    def process(self) -> None:
-        """Take in what the server said, or connect again; never waits for a server that is not there.
-
-        Raises:
-            ProtocolError: a server that was started again has other memory, or does not take us.
-        """
-        if self._socket is None:
-            if self._session.dialect and time.monotonic() >= self._again:
-                self._reconnect()
-            return
-        try:
-            while (message := self._receiver.receive()) is not None:
-                event = self._session.take(message)
-                if event is not None:
-                    self._events.append(event)
-        except ProtocolError as error:
-            self._hang_up()
-            self._events.append(ServerGone())
-            if not isinstance(error, PeerGone):
-                self._session.dialect = False  # not again
-                raise
-
-    def _reconnect(self) -> None:
-        self._again = time.monotonic() + RECONNECT_S
-        old = self._session
-        known = {old.id: old.own, **old.peers}
-        try:
-            session, self._receiver = self._connect(Hello(old.id, self.name, known))
-        except (HostError, PeerGone):
-            return
-        if not os.path.sameopenfile(old.memory, session.memory):
-            session.close()
-            self._hang_up()
-            self._session.dialect = False
-            raise Refused("the server was started again with other memory", hint="--memory NAME keeps it")
-        self._session = session
-        self._events.append(ServerBack())
-        self._events.extend(Left(peer) for peer in old.peers.keys() - session.peers.keys())
-        self._events.extend(Joined(peer) for peer in session.peers.keys() - old.peers.keys())
-        old.close()
-
-    def _connect(self, hello: Hello) -> tuple[Session, Receiver]:
-        """Connect and take in all up to our own vectors."""
-        dialect = self._path.with_name(self._path.name + DIALECT_SUFFIX)
-        is_ours = dialect.exists() or hello.id >= 0
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        session, receiver = Session(is_ours), Receiver(sock)
-        deadline = time.monotonic() + self._timeout_s
-        try:
-            sock.settimeout(self._timeout_s)
-            sock.connect(str(dialect if is_ours else self._path))
-            if is_ours:
-                for value, fd in hello.words():
-                    send(sock, value, fd)
-            sock.setblocking(False)
-            while not _settled(session, sock, receiver, deadline):
-                pass
-        except OSError as error:
-            session.close()
-            receiver.close()
-            sock.close()
-            raise HostError(f"{self._path}: {error.strerror or error}", hint="is the server there?") from error
-        except BaseException:
-            session.close()
-            receiver.close()
-            sock.close()
-            raise
-        self._socket = sock
-        return session, receiver
-
-    def _hang_up(self) -> None:
-        self._receiver.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
     def close(self) -> None:
         """Leave; the memory must not be used any more."""
-        self._hang_up()
-        self.memory.release()
-        self._map.close()
-        self._session.close()
+        self._place.close()
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
 
     def __enter__(self) -> Self:
         return self
@@ -255,46 +230,24 @@ class Client:
         self.close()
 
 
-def _settled(session: Session, sock: socket.socket, receiver: Receiver, deadline: float) -> bool:
-    """Take in one message; return whether all is there."""
-    if session.complete and session.vectors:
-        return True
-    try:
-        message = receiver.receive()
-    except PeerGone:
-        if not session.complete:
-            raise
-        session.vectors = len(session.own)
-        return True  # `process` will tell
-    if message is not None:
-        session.take(message)
-        return False
-    left = _QUIET_S if session.complete else deadline - time.monotonic()
-    if left > 0 and select.select([sock], [], [], left)[0]:
-        return False
-    if not session.complete:
-        stage = "our vectors" if session.stage is Stage.PEERS else session.stage.value
-        raise PeerGone(f"the server does not go on: {stage} did not come")
-    session.vectors = len(session.own)
-    return True
-
-
 def _one(fds: list[int], vector: int, who: str) -> int:
     if not 0 <= vector < len(fds):
         raise NotFound(f"no vector {vector}: {who} {len(fds)}")
     return fds[vector]
 
 
-def connect(path: Path | str, *, name: str = "", timeout_s: float = 5.0) -> Client:
+def connect(path: Path | str, *, name: str = "", timeout_s: float = 5.0, readonly: bool = False) -> Client:
     """Return a client of the server at ``path``; by ``name`` another process gets the same id later."""
-    return Client(Path(path), name=name, timeout_s=timeout_s)
+    return Client(Path(path), name=name, timeout_s=timeout_s, readonly=readonly)
 
 
-async def connect_async(path: Path | str, *, name: str = "", timeout_s: float = 5.0) -> AsyncClient:
+async def connect_async(
+    path: Path | str, *, name: str = "", timeout_s: float = 5.0, readonly: bool = False
+) -> AsyncClient:
     """Return a client for asyncio."""
     from devproc.ivshmem.asynchronous import AsyncClient
 
-    return await AsyncClient.connect(Path(path), name=name, timeout_s=timeout_s)
+    return await AsyncClient.connect(Path(path), name=name, timeout_s=timeout_s, readonly=readonly)
 
 
 if __name__ == "__main__":

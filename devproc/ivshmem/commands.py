@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from devproc.command_line import Parser
 from devproc.ivshmem.client import Client, connect
+from devproc.ivshmem.limit import raise_limit
 from protocol.errors import BusvmError, ConfigError
 from protocol.sizes import parse_size
 
@@ -36,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do one thing as a peer; return the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    raise_limit()
     try:
-        with connect(options.socket, name=options.name) as client:
+        readonly = options.verb in ("peers", "dump")
+        with connect(options.socket, name=options.name, readonly=readonly) as client:
             return _do(client, options)
     except BusvmError as error:
         return parser.failed(error)
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _do(client: Client, options: argparse.Namespace) -> int:
     if options.verb == "peers":
-        sys.stdout.write(f"{client.id} vectors={client.vectors} size={len(client.memory)} (this one)\n")
+        sys.stdout.write(f"{client.id} vectors={client.vectors} size={client.memory_size} (this one)\n")
         sys.stdout.writelines(f"{peer} vectors={vectors}\n" for peer, vectors in client.peers.items())
     elif options.verb == "ring":
         client.ring(options.peer, options.vector)
@@ -64,7 +67,7 @@ def _do(client: Client, options: argparse.Namespace) -> int:
 
 
 def _dump(client: Client, offset: int, length: str) -> None:
-    size = len(client.memory)
+    size = client.memory_size
     end = offset + parse_size(length) if length else size
     if not offset <= end <= size:
         raise ConfigError(f"{offset:#x} to {end:#x} is not in the memory", hint=f"it has {size:#x} bytes")

@@ -12,7 +12,7 @@ from protocol.objects import Tree
 
 IVSHMEM1 = "org.busvm.Ivshmem1"
 
-Shown = tuple[int, int, str, int, str, dict[str, int]]
+Shown = tuple[int, int, str, int, str, bool, bool, dict[str, int]]
 
 
 class Ivshmem1:
@@ -44,7 +44,8 @@ class Ivshmem1:
 
 
 def _shown(peer: Peer) -> Shown:
-    return peer.id, max(0, peer.pid), peer.name, int(peer.since), peer.kind.value, dict(peer.counters)
+    kind, counters = peer.kind.value, dict(peer.counters)
+    return peer.id, max(0, peer.pid), peer.name, int(peer.since), kind, peer.away, peer.readonly, counters
 
 
 class IvshmemOnBus(BusThread):
@@ -59,11 +60,15 @@ class IvshmemOnBus(BusThread):
         path = names.ivshmem_path(self._id)
         tree.add(path, IVSHMEM1, Ivshmem1(self._loop, self._service))
 
+        def changed() -> None:
+            self.later(lambda: tree.changed(path, IVSHMEM1, "Peers"))
+
         def tell(signal: str, peer: Peer) -> None:
             arguments = peer.id, max(0, peer.pid)
             self.later(lambda: tree.signal(path, IVSHMEM1, signal, *arguments))
-            self.later(lambda: tree.changed(path, IVSHMEM1, "Peers"))
+            changed()
 
         self._service.joined = lambda peer: tell("PeerJoined", peer)
         self._service.left = lambda peer: tell("PeerLeft", peer)
+        self._service.changed = lambda _peer: changed()
         await bus.request_name(names.ivshmem_name(self._id))

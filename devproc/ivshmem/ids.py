@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from protocol.errors import HostError, Refused
-from protocol.ivshmem import IDS, NAME_BYTES, NOBODY
+from protocol.ivshmem import IDS, NOBODY
+from protocol.ivshmem_hello import NAME_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +92,6 @@ class Ids:
         """Return the processes that may still have the memory."""
         return [owner.pid for owner in self.owners.values() if owner.lives]
 
-    def held(self, peer: int) -> Owner | None:
-        """Return the process of a peer without a name, if it lives."""
-        owner = self.owners.get(peer)
-        return owner if owner is not None and not owner.name and owner.lives else None
-
     def of_name(self, name: str) -> int | None:
         """Return the id of a name."""
         return next((peer for peer, owner in self.owners.items() if name and owner.name == name), None)
@@ -111,11 +107,15 @@ class Ids:
             had = wanted
         if had is None:
             had = self._free(busy)
-        self.owners.pop(had, None)  # the last to come is the last in order, too
-        self.owners[had] = owner
-        self._forget_names(busy, had)
-        self._note()
+        self.give(had, owner, busy)
         return had
+
+    def give(self, peer: int, owner: Owner, busy: Container[int]) -> None:
+        """Give this id."""
+        self.owners.pop(peer, None)  # the last to come is the last in order, too
+        self.owners[peer] = owner
+        self._forget_names(busy, peer)
+        self._note()
 
     def _free(self, busy: Container[int]) -> int:
         for step in range(IDS):

@@ -62,6 +62,17 @@ class Memory:
     path: Path | None = None
     kept: bool = False  # what is in it is of an earlier server
     _lock: int = -1
+    _readonly: int = -1
+
+    @property
+    def readonly(self) -> int:
+        """The memory's descriptor for peers that only read; raises ``OSError`` when there are no more descriptors.
+
+        It keeps from mistakes: a process of the same user can open the memory anew.
+        """
+        if self._readonly < 0:
+            self._readonly = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return self._readonly
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -128,9 +139,9 @@ class Memory:
 
     def close(self) -> None:
         """Close it; a file stays."""
-        os.close(self.fd)
-        if self._lock >= 0:
-            os.close(self._lock)
+        for fd in (self.fd, self._lock, self._readonly):
+            if fd >= 0:
+                os.close(fd)
 
 
 def identity(fd: int) -> tuple[int, int]:

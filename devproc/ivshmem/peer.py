@@ -1,5 +1,8 @@
 """A peer as the server has it: its doorbells, and what it has not been told yet.
 
+A peer may be away: its process has ended, or that of an earlier server was told of by others. Its doorbells are kept
+and the others are told nothing, until it is back, or until what stands for it ends: its lifeline, its process, a time.
+
 What waits for a peer that does not read is bounded by who there is, not by what has happened: when another leaves, what
 was still to be said of its coming is struck out, and so is its leaving if nothing of it was said. No descriptor of a
 peer is in a queue once it has left.
@@ -7,7 +10,9 @@ peer is in a queue once it has left.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -26,12 +31,19 @@ class Kind(Enum):
 
     PLAIN = "plain"  # version 0: QEMU and others
     BUSVM = "busvm"  # the dialect
-    DETACHED = "detached"  # version 0, of an earlier server: others ring it, it hears of nobody any more
+    DETACHED = "detached"  # of an earlier server, without a name: others ring it, and it hears of nobody
 
 
 def process_of(sock: socket.socket) -> int:
     """Return the process at the other end of a UNIX socket; 0: the host does not show it here."""
     return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
+
+
+def ended(process: int) -> bool:
+    """Return whether the process of a pidfd has ended."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def new_doorbells(vectors: int) -> list[int]:
@@ -41,8 +53,7 @@ def new_doorbells(vectors: int) -> list[int]:
         for _ in range(vectors):
             made.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     except OSError:
-        for fd in made:
-            os.close(fd)
+        ivshmem.close_all(made)
         raise
     return made
 
@@ -57,13 +68,27 @@ class Peer:
     doorbells: list[int]
     socket: socket.socket | None = None
     name: str = ""
-    process: int = -1  # a pidfd of one that is detached
+    readonly: bool = False
+    lifeline: int = -1  # hangs up when who stands behind the peer is gone
+    process: int = -1  # a pidfd of one that is away
+    expires: float | None = None  # when one is gone that is away
+    hearsay: bool = False  # its doorbells are those that others said it had
+    crowded: bool = False  # more descriptors are on their way, to all peers, than the host allows
     failed: str = ""
     since: float = field(default_factory=time.time)
     counters: dict[str, int] = field(default_factory=lambda: {"messages": 0, "queued_most": 0, "waited": 0})
     waiting_since: float | None = None
     _outbox: deque[tuple[int, int | None]] = field(default_factory=deque)
     _told: set[int] = field(default_factory=set)
+
+    @property
+    def away(self) -> bool:
+        """Whether it is not connected."""
+        return self.socket is None
+
+    def stands_for(self) -> list[int]:
+        """Return the descriptors whose end is the peer's."""
+        return [fd for fd in (self.lifeline, self.process) if fd >= 0]
 
     def greet(self, vectors: int, memory: int, others: list[Peer]) -> None:
         """Tell a newcomer everything, in the protocol's order."""
@@ -97,16 +122,18 @@ class Peer:
 
     def flush(self, now: float) -> bool:
         """Send what there is room for; return whether nothing waits."""
+        self.crowded = False
         while self._outbox and self.socket is not None and not self.failed:
             value, fd = self._outbox[0]
             try:
                 ivshmem.send(self.socket, value, fd)
-            except BlockingIOError:
-                if self.waiting_since is None:
-                    self.counters["waited"] += 1
-                    self.waiting_since = now
-                return False
             except OSError as error:
+                self.crowded = error.errno == errno.ETOOMANYREFS  # which the socket does not tell the end of
+                if self.crowded or isinstance(error, BlockingIOError):
+                    if self.waiting_since is None:
+                        self.counters["waited"] += 1
+                        self.waiting_since = now
+                    return False
                 self.failed = f"cannot be sent to: {error.strerror}"
                 return False
             self._outbox.popleft()
@@ -116,18 +143,26 @@ class Peer:
                 self._told.add(value)
         return True
 
-    def close(self) -> None:
-        """Hang up."""
+    def hang_up(self) -> None:
+        """Be away."""
         self._outbox.clear()
+        self._told.clear()
+        self.waiting_since, self.crowded, self.failed = None, False, ""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
-        if self.process >= 0:
-            os.close(self.process)
-            self.process = -1
-        for fd in self.doorbells:
-            os.close(fd)
-        self.doorbells.clear()
+
+    def let_go(self) -> None:
+        """Close what stands for it."""
+        ivshmem.close_all(self.stands_for())
+        self.lifeline = self.process = -1
+        self.expires = None
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.hang_up()
+        self.let_go()
+        ivshmem.close_all(self.doorbells)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from devproc import serving
 from devproc.events import EventLoop
-from devproc.ivshmem.service import Config, Service
+from devproc.ivshmem.config import Config
+from devproc.ivshmem.service import Service
 from protocol.sizes import parse_size
 
 if TYPE_CHECKING:

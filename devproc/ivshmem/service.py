@@ -1,80 +1,46 @@
 """The server without its command line: who comes, who goes, and who is told.
 
 Two sockets of this user alone. At ``socket`` version 0 is spoken, for QEMU and its like; at ``socket``.busvm the
-dialect of ``protocol.ivshmem``, for peers of ours, which connect again to a server started again and get their ids
-back, by name or because they are the same process. They hand in the descriptors that they have: their own, by which
-QEMU still rings them, and those of QEMU's peers, which cannot connect again and have theirs for as long as they live.
+dialect of ``protocol.ivshmem_hello``, for peers of ours, which connect again to a server started again and get their
+ids back, by name or because they are the same process. They hand in the descriptors that they have: their own, by
+which others still ring them, and those of others, who are taken for away until they are back.
 
-No peer is waited for. One that says anything at ``socket``, or takes nothing for ``patience_s`` while something waits
-for it, is dropped and counted.
+A peer with a lifeline whose connection ends is away, too: it keeps its place, and the others are told nothing, until
+the lifeline hangs up.
+
+No peer is waited for. One that says anything once it is there, or takes nothing for ``patience_s`` while something
+waits for it, is dropped and counted.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
+import select
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from devproc.alarm import Alarm
 from devproc.descriptors import READ, WRITE, Descriptors
+from devproc.ivshmem.arrivals import Arrivals
+from devproc.ivshmem.config import Config
 from devproc.ivshmem.ids import Ids, Owner
-from devproc.ivshmem.memory import Memory, checked_size, path_of
-from devproc.ivshmem.peer import Busy, Kind, Peer, new_doorbells, process_of
-from devproc.network.address import Address
-from devproc.network.sockets import Place
-from protocol import ivshmem
-from protocol.errors import ConfigError, ProtocolError, Refused
-from protocol.ivshmem import NOBODY, Refusal
+from devproc.ivshmem.memory import Memory, path_of
+from devproc.ivshmem.peer import Busy, Kind, Peer, ended, new_doorbells, process_of
+from protocol.errors import Refused
+from protocol.ivshmem import NOBODY, Refusal, close_all, same_doorbells
+from protocol.ivshmem_hello import Hello, hung_up
 
 logger = logging.getLogger(__name__)
 
 PEERS_MAX = 256
-VECTORS_MAX = 64  # as QEMU's own server
-DIALECT_SUFFIX = ".busvm"
 STATE_SUFFIX = ".peers"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Where, how much, how many; ``memory`` is a name or path, empty for sealed memory."""
-
-    socket: Path
-    size: int = 4 << 20
-    vectors: int = 1
-    memory: str = ""
-    patience_s: float = 5.0
-
-    def check(self) -> None:
-        """Check it.
-
-        Raises:
-            ConfigError: a value is wrong.
-        """
-        checked_size(self.size)
-        if not 0 < self.vectors <= VECTORS_MAX:
-            raise ConfigError(f"{self.vectors} vectors", hint=f"1 to {VECTORS_MAX}")
-        if self.memory:
-            path_of(self.memory)
-
-
-@dataclass(eq=False)
-class _Hello:
-    """A peer of ours that has not said all yet."""
-
-    socket: socket.socket
-    receiver: ivshmem.Receiver
-    said: ivshmem.Hello
-    since: float
+_CROWDED_S = 0.02
 
 
 class Service:
-    """Peers and what they share; ``joined`` and ``left`` are called with each that comes and goes."""
+    """Peers and what they share; ``joined``, ``left`` and ``changed`` are called with the peer that did."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         """Open the memory and listen.
@@ -86,25 +52,25 @@ class Service:
         config.check()
         self.config = config
         self.peers: dict[int, Peer] = {}
-        self.counters = dict.fromkeys(
-            ("joined", "left", "resumed", "restored", "dropped_slow", "dropped_input", "refused"), 0
+        self._counters = dict.fromkeys(
+            ("joined", "left", "away", "resumed", "restored", "dropped_slow", "dropped_input"), 0
         )
         self.joined: Callable[[Peer], None] = lambda _peer: None
         self.left: Callable[[Peer], None] = lambda _peer: None
+        self.changed: Callable[[Peer], None] = lambda _peer: None
         self.descriptors = Descriptors()
         self._clock = clock
-        self._hellos: set[_Hello] = set()
-        self._places: list[Place] = []
         self._alarm = Alarm()
+        self._alarm_at: float | None = None
         self.memory: Memory | None = None
-        _raise_limit()
+        self._arrivals: Arrivals | None = None
         try:
-            plain, dialect = Address(config.socket), Address(_beside(config.socket, DIALECT_SUFFIX))
-            for address, come in ((plain, self._plain), (dialect, self._ours)):
-                place = Place.at(address)  # before the state is touched: another server may be alive there
-                self._places.append(place)
-                self.descriptors.watch(place.fileno(), partial(self._come, place, come))
-            self.ids = Ids.load(_beside(config.socket, STATE_SUFFIX))
+            self._arrivals = Arrivals(  # before the state is touched: another server may be alive there
+                config.socket, self.descriptors, self._join,
+                clock=clock, wake=lambda: self._wake(config.patience_s), vectors=config.vectors,
+            )  # fmt: skip
+            self._arrivals.there = self.peers
+            self.ids = Ids.load(config.socket.with_name(config.socket.name + STATE_SUFFIX))
             self.memory = self._open()
             self.ids.begin(self.memory.identity)
         except BaseException:
@@ -117,134 +83,153 @@ class Service:
             return Memory.named(path_of(self.config.memory), self.config.size)
         return Memory.anonymous(self.config.size, self.ids.memory, self.ids.processes())
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """What has happened how often."""
+        return {**self._counters, "refused": self._arrivals.refused if self._arrivals else 0}
+
     def turn(self) -> None:
         """Handle what there is."""
         self.descriptors.turn(self._sweep)
 
     # who comes
 
-    def _come(self, place: Place, come: Callable[[socket.socket], None], _events: int) -> None:
-        try:
-            sock, _ = place.accept()
-        except OSError:
+    def _join(self, sock: socket.socket, said: Hello, kind: Kind) -> None:
+        assert self._arrivals is not None
+        refuse = self._arrivals.refuse
+        owner = Owner.of(process_of(sock), said.name)
+        there = self._place_of(said, owner)
+        if there is not None and not there.away:
+            refuse(sock, Refusal.NAME_TAKEN, f"{said.name!r} is there already")
             return
-        sock.setblocking(False)
-        come(sock)
-
-    def _plain(self, sock: socket.socket) -> None:
-        self._join(sock, ivshmem.Hello(), Kind.PLAIN)
-
-    def _ours(self, sock: socket.socket) -> None:
-        if len(self._hellos) >= PEERS_MAX:
-            self._refuse(sock, Refusal.FULL, "too many are about to join")
+        if there is not None:
+            self._resume(there, sock, said, owner)
             return
-        hello = _Hello(sock, ivshmem.Receiver(sock), ivshmem.Hello(), self._clock())
-        self._hellos.add(hello)
-        self.descriptors.watch(sock.fileno(), lambda _events: self._listen(hello))
-        self._alarm.set(self.config.patience_s)
-
-    def _listen(self, hello: _Hello) -> None:
-        try:
-            while not hello.said.complete and (message := hello.receiver.receive()) is not None:
-                hello.said.take(message, self.config.vectors)
-        except ProtocolError as error:
-            self._end(hello)
-            self._refuse(hello.socket, Refusal.BAD_HELLO, error.message)
-            return
-        if hello.said.complete:
-            self._end(hello, keep=True)
-            self._join(hello.socket, hello.said, Kind.BUSVM)
-            hello.said.close()
-
-    def _end(self, hello: _Hello, *, keep: bool = False) -> None:
-        self._hellos.discard(hello)
-        self.descriptors.unwatch(hello.socket.fileno())
-        hello.receiver.close()
-        if not keep:
-            hello.said.close()
-
-    def _refuse(self, sock: socket.socket, refusal: Refusal, reason: str) -> None:
-        self.counters["refused"] += 1
-        logger.warning("a peer was turned away: %s", reason)
-        try:
-            ivshmem.send(sock, refusal)
-        except OSError:
-            pass
-        sock.close()
-
-    def _join(self, sock: socket.socket, said: ivshmem.Hello, kind: Kind) -> None:
-        pid = process_of(sock)
-        named = self.ids.of_name(said.name)
-        if named in self.peers and not self._gone(self.peers[named]):
-            self._refuse(sock, Refusal.NAME_TAKEN, f"{said.name!r} is there already")
-            return
-        if len(self.peers) >= PEERS_MAX:
-            self._refuse(sock, Refusal.FULL, f"there are {PEERS_MAX}")
+        if len(self.peers) >= PEERS_MAX or not self._arrivals.has_room(self.config.vectors):
+            refuse(sock, Refusal.FULL, f"there are {len(self.peers)} of {self.config.vectors} vectors each")
             return
         try:
             own = said.known.pop(said.id, []) if said.id != NOBODY else []
-            owner = Owner.of(pid, said.name)
-            self._come_back(said.id, owner)
             wanted = NOBODY if said.id in self.peers else said.id
             given = self.ids.take(owner, wanted, Busy(self.peers))
             if given != said.id or len(own) != self.config.vectors:
-                _close(own)
+                close_all(own)
                 own = new_doorbells(self.config.vectors)
         except (OSError, Refused) as error:
-            self._refuse(sock, Refusal.FULL, str(error))
+            refuse(sock, Refusal.FULL, str(error))
             return
         self._restore(said)
-        self.counters["resumed"] += given == said.id
-        peer = Peer(given, pid, kind, own, sock, said.name)
+        self._counters["resumed"] += given == said.id
+        self._add(Peer(given, owner.pid, kind, own, name=said.name))
+        self._connect(self.peers[given], sock, said)
+        self.joined(self.peers[given])
+
+    def _place_of(self, said: Hello, owner: Owner) -> Peer | None:
+        """Return the peer that this one is: of its name, or with its lifeline or process."""
+        named = self.ids.of_name(said.name)
+        peer = self.peers.get(named) if named is not None else self._nameless(said, owner)
+        if peer is None or (said.name and named is None):
+            return None
+        if peer.socket is not None and not peer.failed:
+            self._heard(peer, READ)  # its end may not have been heard yet
+        own = said.known.get(peer.id, [])
+        if peer.lifeline >= 0 and hung_up(peer.lifeline):
+            self._fail(peer, "its lifeline hung up")
+        elif peer.hearsay and own and not same_doorbells(own, peer.doorbells):
+            self._fail(peer, "it has come back itself, with other doorbells than others said")
+        self._sweep()
+        return peer if self.peers.get(peer.id) is peer and (peer.away or named is not None) else None
+
+    def _nameless(self, said: Hello, owner: Owner) -> Peer | None:
+        for peer in self.peers.values() if said.lifeline is not None else ():
+            if peer.lifeline >= 0 and os.path.sameopenfile(said.lifeline or 0, peer.lifeline):
+                return peer
+        is_its = not owner.name and self.ids.owners.get(said.id) == owner
+        return self.peers.get(said.id) if is_its else None
+
+    def _resume(self, peer: Peer, sock: socket.socket, said: Hello, owner: Owner) -> None:
+        """Have a peer in its own place again, with its doorbells; the others notice nothing."""
+        for fd in peer.stands_for():
+            self.descriptors.unwatch(fd)
+        peer.let_go()
+        peer.pid, peer.kind, peer.hearsay = owner.pid, Kind.BUSVM, False
+        peer.name = said.name or peer.name
+        self.ids.give(peer.id, Owner(owner.pid, owner.started, peer.name), Busy(self.peers))
+        self._restore(said)
+        self._counters["resumed"] += 1
+        logger.info("peer %d is back (process %d)", peer.id, peer.pid)
+        self._connect(peer, sock, said)
+        self.changed(peer)
+
+    def _connect(self, peer: Peer, sock: socket.socket, said: Hello) -> None:
+        """Give a peer its connection, and tell it everything."""
+        assert self.memory is not None
+        peer.socket, peer.readonly = sock, said.readonly
+        if said.lifeline is not None:
+            peer.lifeline, said.lifeline = said.lifeline, None
+            self.descriptors.watch(peer.lifeline, lambda _events: self._lifeline(peer), select.EPOLLRDHUP)
         self.descriptors.watch(sock.fileno(), lambda events: self._heard(peer, events))
-        self._add(peer)
+        try:
+            memory = self.memory.readonly if peer.readonly else self.memory.fd
+        except OSError as error:
+            self._fail(peer, f"no memory for reading: {error.strerror}")
+            return
+        peer.greet(self.config.vectors, memory, [other for other in self.peers.values() if other is not peer])
+        self._flush(peer)
 
-    def _come_back(self, wanted: int, owner: Owner) -> None:
-        """Let a peer itself be in place of what another one has said of it."""
-        there = self.peers.get(wanted)
-        if there is not None and there.kind is Kind.DETACHED and self.ids.held(wanted) == owner:
-            self._fail(there, "it has come back itself")
-            self._sweep()
-            self.ids.owners[wanted] = owner
-
-    def _restore(self, said: ivshmem.Hello) -> None:
-        """Take in peers of version 0 of an earlier server, which a peer of ours still knows."""
+    def _restore(self, said: Hello) -> None:
+        """Take in peers of an earlier server, which a peer of ours still knows, as away."""
         for known, fds in list(said.known.items()):
-            owner = self.ids.held(known)
+            owner = self.ids.owners.get(known)
             if owner is None or known in self.peers or len(fds) != self.config.vectors:
                 continue
-            try:
-                process = os.pidfd_open(owner.pid)
-            except OSError:
+            peer = Peer(known, owner.pid, Kind.BUSVM if owner.name else Kind.DETACHED, fds, name=owner.name)
+            peer.hearsay = True
+            if not self._stand_for(peer, owner):
                 continue
             del said.known[known]
-            self.counters["restored"] += 1
-            peer = Peer(known, owner.pid, Kind.DETACHED, fds, process=process)
-            self.descriptors.watch(process, lambda _events, peer=peer: self._fail(peer, "its process has ended"))  # type: ignore[misc]
+            self._counters["restored"] += 1
             self._add(peer)
+            self.joined(peer)
+
+    def _stand_for(self, peer: Peer, owner: Owner) -> bool:
+        """Have a peer that is away stay for as long as its process lives; one with a name also a while longer."""
+        try:
+            peer.process = os.pidfd_open(owner.pid) if owner.lives else -1
+        except OSError:
+            pass
+        if peer.process >= 0:
+            self.descriptors.watch(peer.process, lambda _events: self._ended(peer))
+        elif owner.name:
+            self._await(peer)
+        return peer.process >= 0 or peer.expires is not None
+
+    def _await(self, peer: Peer) -> None:
+        """Give its next process time to come."""
+        peer.expires = self._clock() + self.config.patience_s
+        self._wake(self.config.patience_s)
 
     def _add(self, peer: Peer) -> None:
-        assert self.memory is not None
         others = list(self.peers.values())
         self.peers[peer.id] = peer
+        self._count()
         for other in others:
             other.introduce(peer)
             self._flush(other)
-        if peer.socket is not None:
-            peer.greet(self.config.vectors, self.memory.fd, others)
-            self._flush(peer)
-        self.counters["joined"] += 1
+        self._counters["joined"] += 1
         logger.info("peer %d joined (%s, process %d)", peer.id, peer.kind.value, peer.pid)
-        self.joined(peer)
+
+    def _count(self) -> None:
+        assert self._arrivals is not None
+        self._arrivals.used = len(self.peers) * (self.config.vectors + 2)  # and a socket and a lifeline each
 
     # who is there
 
     def _heard(self, peer: Peer, events: int) -> None:
         if events & WRITE:
             self._flush(peer)
-        if not events & ~WRITE:
+        if not events & ~WRITE or peer.socket is None:
             return
-        assert peer.socket is not None
         try:
             data = peer.socket.recv(1)
         except BlockingIOError:
@@ -252,7 +237,7 @@ class Service:
         except OSError:
             data = b""
         if data:
-            self.counters["dropped_input"] += 1
+            self._counters["dropped_input"] += 1
         self._fail(peer, "it speaks, which no peer does" if data else "it hung up")
 
     def _flush(self, peer: Peer) -> None:
@@ -260,83 +245,95 @@ class Service:
             return
         empty = peer.flush(self._clock())
         if not peer.failed:
-            self.descriptors.want(peer.socket.fileno(), READ if empty else READ | WRITE)
+            self.descriptors.want(peer.socket.fileno(), READ if empty or peer.crowded else READ | WRITE)
             if not empty:
-                self._alarm.set(self.config.patience_s)
+                self._wake(_CROWDED_S if peer.crowded else self.config.patience_s)
+
+    def _wake(self, seconds: float) -> None:
+        """Have ``_rang`` called then, or before."""
+        at = self._clock() + seconds
+        if self._alarm_at is None or at < self._alarm_at:
+            self._alarm_at = at
+            self._alarm.set(seconds)
 
     def _rang(self, _events: int) -> None:
+        assert self._arrivals is not None
         self._alarm.acknowledge()
-        late = self._clock() - self.config.patience_s * 0.99  # an alarm may be a little early
-        waiting = False
+        self._alarm_at = None
+        now = self._clock()
+        late = now - self.config.patience_s * 0.99  # an alarm may be a little early
         for peer in self.peers.values():
+            if peer.crowded:
+                self._flush(peer)
             if peer.waiting_since is not None and peer.waiting_since <= late:
-                self.counters["dropped_slow"] += 1
+                self._counters["dropped_slow"] += 1
                 self._fail(peer, "it does not read")
-            waiting |= peer.waiting_since is not None
-        for hello in [h for h in self._hellos if h.since <= late]:
-            self._end(hello)
-            self._refuse(hello.socket, Refusal.BAD_HELLO, "it does not say who it is")
-        if waiting or self._hellos:
-            self._alarm.set(self.config.patience_s / 2)
+            if peer.expires is not None and peer.expires <= now + self.config.patience_s * 0.01:
+                self._fail(peer, "it has not come back")
+        self._arrivals.expire(late)
+        if self._arrivals.waiting or any(p.waiting_since is not None or p.expires for p in self.peers.values()):
+            self._wake(self.config.patience_s / 2)
 
     # who goes
 
+    def _lifeline(self, peer: Peer) -> None:
+        if hung_up(peer.lifeline):
+            self._fail(peer, "its lifeline hung up")
+
+    def _ended(self, peer: Peer) -> None:
+        if not ended(peer.process):
+            return
+        if not peer.name:
+            self._fail(peer, "its process has ended")
+            return
+        for fd in peer.stands_for():
+            self.descriptors.unwatch(fd)
+        peer.let_go()
+        self._await(peer)
+
     def _fail(self, peer: Peer, reason: str) -> None:
         peer.failed = peer.failed or reason
-
-    def _gone(self, peer: Peer) -> bool:
-        """Return whether a peer is, whose end was not heard yet; then it has left."""
-        if peer.socket is not None and not peer.failed:
-            self._heard(peer, READ)
-        self._sweep()
-        return self.peers.get(peer.id) is not peer
 
     def _sweep(self) -> None:
         """Take those away who failed, and tell the others, of whom some may fail by that."""
         while failed := [peer for peer in self.peers.values() if peer.failed]:
             for peer in failed:
-                self._leave(peer)
+                if peer.socket is not None and peer.lifeline >= 0 and not hung_up(peer.lifeline):
+                    self._go_away(peer)
+                else:
+                    self._leave(peer)
+
+    def _go_away(self, peer: Peer) -> None:
+        logger.info("peer %d is away: %s", peer.id, peer.failed)
+        assert peer.socket is not None
+        self.descriptors.unwatch(peer.socket.fileno())
+        peer.hang_up()
+        self._counters["away"] += 1
+        self.changed(peer)
 
     def _leave(self, peer: Peer) -> None:
         logger.info("peer %d left: %s", peer.id, peer.failed)
         del self.peers[peer.id]
-        self.descriptors.unwatch(peer.process if peer.socket is None else peer.socket.fileno())
+        self._count()
+        for fd in peer.stands_for() + ([] if peer.socket is None else [peer.socket.fileno()]):
+            self.descriptors.unwatch(fd)
         for other in self.peers.values():
             other.forget(peer)
             self._flush(other)
         peer.close()
         self.ids.release(peer.id)
-        self.counters["left"] += 1
+        self._counters["left"] += 1
         self.left(peer)
 
     def close(self) -> None:
         """Hang up on everybody; ids and named memory are kept for the next server."""
-        for hello in list(self._hellos):
-            self._end(hello)
-            hello.socket.close()
+        if self._arrivals is not None:
+            self._arrivals.close()
         for peer in self.peers.values():
             peer.close()
         self.peers.clear()
-        for place in self._places:
-            place.close()
         self._alarm.close()
         if self.memory is not None:
             self.memory.close()
             self.memory = None
         self.descriptors.close()
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-    fds.clear()
-
-
-def _raise_limit() -> None:
-    """Have as many descriptors as the host allows: each vector of each peer is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

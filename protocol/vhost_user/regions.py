@@ -17,8 +17,8 @@ from itertools import pairwise
 
 from protocol.errors import HostError, Malformed
 from protocol.memory import GuestMemory, Words
-from protocol.vhost_user.payloads import Region
 from protocol.truncation import Watch
+from protocol.vhost_user.payloads import Region
 
 ALIGN = 1 << 30  # the span keeps addresses congruent to the guest's, which huge pages need
 SPAN_MAX = 1 << 44

@@ -47,8 +47,8 @@ def test_who_is_there_is_on_the_bus(address: str, tmp_path: Path) -> None:
         time.sleep(0.2)
         with connect(server.path, name="me"):
             peers = shown(address, "Peers")
-            assert peers.startswith(f'a(uustsa{{st}}) 1 0 {os.getpid()} "me" ')
-            assert '"busvm"' in peers
+            assert peers.startswith(f'a(uustsbba{{st}}) 1 0 {os.getpid()} "me" ')
+            assert '"busvm" false false ' in peers
         lines: list[str] = []
         while not any("PeerLeft" in line for line in lines):
             lines.append(heard.stdout.readline())

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from protocol import ivshmem
 from protocol.errors import Malformed, PeerGone, ProtocolError, Refused, VersionMismatch
-from protocol.ivshmem import Hello, Joined, Left, Message, Receiver, Refusal, Session
+from protocol.ivshmem import Joined, Left, Message, Receiver, Refusal, Session
+from protocol.ivshmem_hello import MAGIC, Hello
+from protocol.memory import sealed
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -40,7 +42,7 @@ def eventfd() -> int:
 def begun(**options: object) -> Session:
     """Return a session of peer 3 that has its memory."""
     session = Session(**options)  # type: ignore[arg-type]
-    for message in [Message(0), *([Message(2)] if session.dialect else []), Message(3), Message(-1, eventfd())]:
+    for message in [Message(0), *([Message(2)] if session.dialect else []), Message(3), Message(-1, sealed("x", 4096))]:
         session.take(message)
     return session
 
@@ -150,9 +152,7 @@ def drain(receiver: Receiver, taker: Session | Hello) -> None:
 
 MESSAGES = st.lists(
     st.tuples(
-        st.one_of(
-            st.sampled_from([0, -1, 1, 2, 3, ivshmem.MAGIC, 65535, 65536]), st.integers(-(1 << 63), (1 << 63) - 1)
-        ),
+        st.one_of(st.sampled_from([0, -1, 1, 2, 3, MAGIC, 65535, 65536]), st.integers(-(1 << 63), (1 << 63) - 1)),
         st.sampled_from(["", "eventfd", "file"]),
     ),
     max_size=20,

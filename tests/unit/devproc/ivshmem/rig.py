@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from devproc.events import EventLoop
-from devproc.ivshmem.service import Config, Service
+from devproc.ivshmem.config import Config
+from devproc.ivshmem.service import Service
 from protocol.ivshmem import Message, Receiver, Session
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from devproc.ivshmem import commands
 from devproc.ivshmem.client import Client, ServerBack, ServerGone, connect, connect_async
 from protocol import ivshmem
-from protocol.errors import BusvmError, HostError, Malformed, NotFound, PeerGone, Refused, VersionMismatch
+from protocol.errors import BusvmError, Malformed, NotFound, PeerGone, Refused, VersionMismatch
 from protocol.ivshmem import Joined, Left
 from protocol.memory import sealed
 from tests.unit.devproc.ivshmem.rig import Process, Raw, Threaded
@@ -174,7 +174,7 @@ BEGIN = [(0, ""), (4, ""), (-1, "memory")]
         ([(0, ""), (4, "eventfd")], Malformed, "with a descriptor in place of an id"),
         ([(0, ""), (4, ""), (-1, "")], Malformed, "without a descriptor in place of the shared memory"),
         ([*BEGIN, (4, "null")], Malformed, "no eventfd"),
-        ([(0, ""), (4, ""), (-1, "null"), (4, "eventfd")], HostError, "cannot map"),
+        ([(0, ""), (4, ""), (-1, "null"), (4, "eventfd")], Malformed, "came as the shared memory is none"),
         (BEGIN, PeerGone, "closed the connection"),
         ([], PeerGone, "closed the connection"),
     ],

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devproc.ivshmem.config import Config
 from devproc.ivshmem.ids import Ids, Owner
 from devproc.ivshmem.memory import Memory, path_of
 from devproc.ivshmem.server import main
-from devproc.ivshmem.service import Config, Service
+from devproc.ivshmem.service import Service
 from protocol.errors import ConfigError, HostError, PeerGone, Refused
 from tests.unit.devproc.ivshmem.rig import Raw, Rig, truncates
 from tests.unit.devproc.vhost_rig import open_fds
@@ -160,7 +161,7 @@ def test_a_hello_that_does_not_end_is_not_waited_for(rig: Rig) -> None:
     rig.now = 10.0
     rig.service._alarm.set(0.001)
     rig.settle()
-    assert client.receiver.receive() == (-4, None)
+    assert client.receiver.receive() == (-5, None)
     assert rig.service.counters["refused"] == 1
 
 
