@@ -7,18 +7,17 @@ made shorter by whoever has it; a page that is gone is one of zeros then (``prot
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import logging
 import mmap
 import os
 import stat
+from contextlib import ExitStack
 
 from protocol.errors import ProtocolError
-from protocol.vhost_user.truncation import Watch
+from protocol.memory import can_shrink
+from protocol.truncation import Watch, survival
 
 logger = logging.getLogger(__name__)
-
-_SIZES_FIXED = fcntl.F_SEAL_SHRINK
 
 
 class DeviceMemory:
@@ -51,7 +50,9 @@ class DeviceMemory:
         anchor = ctypes.c_char.from_buffer(self._map)
         self.host = ctypes.addressof(anchor)
         del anchor
-        if not _sealed(fd):
+        self._survival = ExitStack()
+        if can_shrink(fd):
+            self._survival.enter_context(survival())
             self._watch = Watch(self._map)
 
     @property
@@ -65,14 +66,8 @@ class DeviceMemory:
 
     def close(self) -> None:
         """Unmap it; no hart may know it any more."""
+        self._map.close()
         if self._watch is not None:
             self._watch.close()
-        self._map.close()
+        self._survival.close()
         os.close(self.fd)
-
-
-def _sealed(fd: int) -> bool:
-    try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SIZES_FIXED)
-    except OSError:
-        return False
