@@ -46,9 +46,14 @@ class Doorbell(PeerDevice, SharedMemory):
         self.peer = GuestPeer(config)
         super().__init__(self.peer.size)
         self.vectors = self.calls = self.peer.vectors
+        self._direct = False  # the machine has what rings us
 
     @int_mask.on_write
     def _mask_written(self, _value: int) -> None:
+        self._pull()
+
+    @int_status.on_write
+    def _status_written(self, _value: int) -> None:
         self._pull()
 
     @int_status.on_read
@@ -72,7 +77,9 @@ class Doorbell(PeerDevice, SharedMemory):
             self.peer.hand_over()
         else:
             self.peer.watch_own(self._rung)
-            self.int_status = _PENDING  # what came in between is not known
+            if self._direct:
+                self.int_status = _PENDING  # what came in between is not known
+        self._direct = self.msix_enabled
         self._pull()
 
     def _rung(self, vector: int) -> None:
@@ -89,19 +96,17 @@ class Doorbell(PeerDevice, SharedMemory):
         resumed = super().attach(machine)
         for vector in range(self.vectors):
             machine.page.set_call_vector(vector, vector)
-        self.peer.attach(self.wiring, resumed=resumed, own_id=self.iv_position)
+        self._direct = self.peer.attach(self.wiring, resumed=resumed, own_id=self.iv_position)
         self.iv_position = self.peer.id
         self._connect()
-        if not resumed:
-            self.int_status = 0
         return resumed
 
     def reset(self) -> None:
         """Go back to the wire."""
         super().reset()
         self.iv_position = self.peer.id
+        self._direct = False
         self._connect()
-        self.int_status = 0
 
 
 PROGRAM = program_of(Doorbell, name="ivshmem-doorbell")

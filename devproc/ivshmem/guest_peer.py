@@ -69,13 +69,20 @@ class GuestPeer:
         self._lifeline = -1
         self._known: set[int] = set()  # values that are connected
         try:
+            self._begin()
+            self.size = self._checked_size()
+        except BusvmError:
+            self.close()
+            raise
+        self.vectors = config.vectors or (len(self._client.own) if self._client else 0)
+
+    def _begin(self) -> None:
+        try:
             self._join()
         except HostError:
-            if config.size is None or config.vectors is None:
+            if self._config.size is None or self._config.vectors is None:
                 raise
-            logger.warning("no server at %s: if this device was there before, it goes on without", config.server)
-        self.size = self._checked_size()
-        self.vectors = config.vectors or (len(self._client.own) if self._client else 0)
+            logger.warning("no server at %s: who was there before goes on without", self._config.server)
 
     def _checked_size(self) -> int:
         wanted = parse_size(self._config.size) if self._config.size is not None else 0
@@ -134,8 +141,10 @@ class GuestPeer:
 
     # in a machine
 
-    def attach(self, wiring: Wiring, *, resumed: bool, own_id: int) -> None:
+    def attach(self, wiring: Wiring, *, resumed: bool, own_id: int) -> bool:
         """Connect everything in a machine; one that goes on has had the id before.
+
+        Returns whether the machine has what rings this peer, from a predecessor.
 
         Raises:
             HostError: the server is not there, and the machine does not know it.
@@ -160,6 +169,7 @@ class GuestPeer:
         self._lifeline = -1
         self._connect_all()
         self._look()
+        return bool(calls)
 
     def leave(self) -> None:
         """Leave the machine."""
@@ -189,12 +199,10 @@ class GuestPeer:
             self._descriptors.watch(copy, lambda _, vector=vector, fd=copy: self._ring(vector, fd))  # type: ignore[misc]
 
     def _ring(self, vector: int, fd: int) -> None:
-        try:
-            os.eventfd_read(fd)
-        except BlockingIOError:
-            return
         if self._rung is not None:
             self._rung(vector)
+        with suppress(BlockingIOError):  # last: a successor of a process that dies here is rung again
+            os.eventfd_read(fd)
 
     # who comes and goes
 

@@ -73,7 +73,7 @@ def _opened(path: Path, size: int, *, readonly: bool) -> int:
     """Return a descriptor of the file; who comes first makes it, and gives it its size."""
     mode = os.O_RDONLY if readonly and path.exists() else os.O_RDWR | (os.O_CREAT if size else 0)
     try:
-        fd = os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, mode | os.O_CLOEXEC, 0o600)
     except OSError as error:
         hint = "--size makes it" if isinstance(error, FileNotFoundError) and not size else None
         raise HostError(f"memory {path}: {error.strerror}", hint=hint) from error
