@@ -73,6 +73,7 @@ class Service:
             self.ids = Ids.load(config.socket.with_name(config.socket.name + STATE_SUFFIX))
             self.memory = self._open()
             self.ids.begin(self.memory.identity)
+            self._earlier = set(self.ids.owners)  # peers of an earlier server that have not been here
         except BaseException:
             self.close()
             raise
@@ -118,6 +119,7 @@ class Service:
         except (OSError, Refused) as error:
             refuse(sock, Refusal.FULL, str(error))
             return
+        close_all(said.known.pop(given, []))  # it was another's, who is gone
         self._restore(said)
         self._counters["resumed"] += given == said.id
         self._add(Peer(given, owner.pid, kind, own, name=said.name))
@@ -181,7 +183,7 @@ class Service:
         """Take in peers of an earlier server, which a peer of ours still knows, as away."""
         for known, fds in list(said.known.items()):
             owner = self.ids.owners.get(known)
-            if owner is None or known in self.peers or len(fds) != self.config.vectors:
+            if owner is None or known not in self._earlier or len(fds) != self.config.vectors:
                 continue
             peer = Peer(known, owner.pid, Kind.BUSVM if owner.name else Kind.DETACHED, fds, name=owner.name)
             peer.hearsay = True
@@ -212,6 +214,7 @@ class Service:
     def _add(self, peer: Peer) -> None:
         others = list(self.peers.values())
         self.peers[peer.id] = peer
+        self._earlier.discard(peer.id)
         self._count()
         for other in others:
             other.introduce(peer)
