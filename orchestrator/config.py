@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import networks, schema
-from orchestrator.schema import Key, Kind
+from orchestrator import naming, networks, schema, sharing
+from orchestrator.keys.key import Key, Kind
+from orchestrator.keys.machine import MEMORY_LEAST, MEMORY_STEP
+from orchestrator.keys.types import DEVICE_TYPES, IVSHMEM, NETWORK_CARDS
 from orchestrator.toml_lines import Lines
 from protocol.errors import ConfigError
 from protocol.names import ID_PATTERN, VM_PATTERN
@@ -67,6 +69,7 @@ class Config:
     symbols: Path | None
     devices: tuple[Device, ...]
     hubs: tuple[networks.Hub, ...]
+    services: tuple[sharing.Service, ...]
     file: Path | None
     places: Places = field(compare=False, repr=False)
     hotplug_ports: int = 0
@@ -127,6 +130,8 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     debug = reader.table(data.get("debug", {}), "debug", ("debug",))
     memory = reader.memory(vm["memory"])
     devices = reader.devices(data.get("device", []), vm["hotplug-ports"])
+    options = [(device.id, device.options) for device in devices]
+    ids = naming.Ids(reader, [device.id for device in devices])
     return Config(
         name=reader.vm_name(vm["name"] or _default_name(file)),
         memory=memory,
@@ -146,7 +151,8 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         files=reader.rows(data, "fw-cfg"),
         symbols=debug["symbols"],
         devices=devices,
-        hubs=networks.hubs(reader, data.get("hub", []), [(d.id, d.options) for d in devices]),
+        hubs=networks.hubs(reader, data.get("hub", []), options, ids),
+        services=sharing.services(reader, data.get("service", []), options, ids),
         hotplug_ports=vm["hotplug-ports"],
         file=file.resolve() if file else None,
         places=places,
@@ -253,14 +259,14 @@ class _Reader:
 
     def table(self, given: dict[str, Any], table: str, path: tuple[str | int, ...], kind: str = "") -> dict[str, Any]:
         """Return the checked values of one table, with defaults; ``kind`` is the device's type."""
-        keys = {n: k for n, k in schema.keys_of(table).items() if not k.types or kind in k.types}
+        keys = schema.keys_of(table, kind)
         tables = schema.TABLES if not table else ()
         for name in given:
             if name in keys or name in tables:
                 continue
-            elsewhere = schema.keys_of(table).get(name)
-            if elsewhere is not None:
-                raise self.error((*path, name), f"a device of type {kind!r} has no such key", "use args")
+            if table == "device" and (types := schema.types_with(name)):
+                others = f"types with it: {', '.join(types)}; of your own device: args"
+                raise self.error((*path, name), f"a device of type {kind!r} has no such key", others)
             hint = nearest(name, [*keys, *tables])
             if hint is None and keys and table:
                 hint = f"{table} has: {', '.join(keys)}"
@@ -349,10 +355,10 @@ class _Reader:
         """Check the size of RAM."""
         where = ("vm", "memory")
         shown = format_size(size)
-        if size < schema.MEMORY_LEAST:
-            raise self.error(where, f"{shown} is too little", f"{format_size(schema.MEMORY_LEAST)} or more")
-        if size % schema.MEMORY_STEP:
-            near = size // schema.MEMORY_STEP * schema.MEMORY_STEP
+        if size < MEMORY_LEAST:
+            raise self.error(where, f"{shown} is too little", f"{format_size(MEMORY_LEAST)} or more")
+        if size % MEMORY_STEP:
+            near = size // MEMORY_STEP * MEMORY_STEP
             raise self.error(where, f"{shown} is no multiple of 2M", f"the nearest is {format_size(near)}")
         return size
 
@@ -409,8 +415,10 @@ class _Reader:
             raise self.error((*path, "snapshot"), "excludes readonly", "snapshot alone leaves the image untouched")
         if kind == "vhost-user":
             self._back_end(values, path)
-        if kind in schema.NETWORK_CARDS:
+        if kind in NETWORK_CARDS:
             networks.check_card(self, values, path)
+        if kind in IVSHMEM:
+            sharing.check_device(self, values, path, bus_given="bus" in given)
         if not values["plugged"] and (values["bus"] != "pcie" or values["start"] != "auto"):
             raise self.error(
                 (*path, "plugged"), "only a device behind a port comes later", 'bus = "pcie", start = "auto"'
@@ -432,7 +440,7 @@ class _Reader:
             raise self.error((*path, "command"), "has no {socket}", 'such as "--socket-path={socket}"')
 
     def _type(self, kind: str, where: tuple[str | int, ...]) -> None:
-        if kind in schema.DEVICE_TYPES:
+        if kind in DEVICE_TYPES:
             return
         module = kind.removeprefix(schema.PYTHON_PREFIX)
         if kind.startswith(schema.PYTHON_PREFIX):
@@ -440,7 +448,7 @@ class _Reader:
             if all(part.isidentifier() for part in module.split(".")) and (member.isidentifier() or not colon):
                 return
             raise self.error(where, f"{kind!r} names no module", "such as python:mydevices.rng, python:rng:Rng")
-        hint = nearest(kind, schema.DEVICE_TYPES) or f"types: {', '.join(schema.DEVICE_TYPES)}, python:MODULE[:CLASS]"
+        hint = nearest(kind, DEVICE_TYPES) or f"types: {', '.join(DEVICE_TYPES)}, python:MODULE[:CLASS]"
         raise self.error(where, f"unknown type {kind!r}", hint)
 
 

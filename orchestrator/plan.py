@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import networks, schema
+from orchestrator import networks, schema, sharing
 from orchestrator.config import Config, Device, Rows
+from orchestrator.keys.types import DEVICE_TYPES
 from protocol.names import Runtime
 
 BUS, CPU = "bus", "cpu"
@@ -34,7 +35,7 @@ class Process:
     slot: str | None = None
     """Of a device: its slot of PCI, ``mmio0`` to ``mmio7``, or ``pcie`` and its port, if that is kept for it."""
     serves: str | None = None
-    """Of what is no device but started again like one: the device whose back-end it is, or ``hub``."""
+    """Of what is no device but started again like one: the device whose back-end it is, ``hub`` or ``service``."""
     plugged: bool = True
     """Of a device and its back-end: whether ``up`` starts it, or ``attach``."""
     added: bool = False
@@ -59,6 +60,8 @@ class Plan:
     """It boots the embedded guest, which has no power button to listen to."""
     symbols: str | None = None
     """The guest's symbols, where the configuration names them."""
+    services: tuple[sharing.Service, ...] = ()
+    """What devices that come later can join."""
 
     def of_device(self, name: str) -> tuple[Process, ...]:
         """Return the processes of a device: its back-end, if it has one, and its own; none if there is no such."""
@@ -86,7 +89,7 @@ class Plan:
 
     @property
     def restartable(self) -> tuple[Process, ...]:
-        """The processes that are started again: devices, their back-ends, hubs."""
+        """The processes that are started again: devices, their back-ends, hubs, services."""
         return tuple(process for process in self.processes if process.slot is not None or process.serves is not None)
 
     def process(self, name: str) -> Process:
@@ -105,7 +108,8 @@ class Plan:
             KeyError, TypeError: it is none of this version.
         """
         processes = tuple(Process(**{**p, "argv": tuple(p["argv"])}) for p in value["processes"])
-        return cls(**{**value, "processes": processes})
+        services = tuple(sharing.Service(**service) for service in value["services"])
+        return cls(**{**value, "processes": processes, "services": services})
 
 
 def make(
@@ -116,27 +120,42 @@ def make(
     ports = range(schema.FIRST_PORT, schema.FIRST_PORT + config.ports)
     free = {bus: iter([n for n in slots if bus != "pci" or n not in ports]) for bus, slots in schema.SLOTS.items()}
     devices = tuple(
-        _device(config.folder, device, _slot(device.bus, next(free[device.bus])), runtime, debug=device.id in debug)
+        _device(
+            config.folder,
+            device,
+            _slot(device.bus, next(free[device.bus])),
+            runtime,
+            config.services,
+            debug=device.id in debug,
+        )
         for device in config.devices
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
     back_ends = tuple(found for device in config.devices if (found := _back_end(config.folder, device, runtime)))
     hubs = tuple(_hub(config, hub, runtime) for hub in config.hubs)
+    services = tuple(_service(config, service, runtime) for service in config.services)
     file = str(config.file) if config.file else None
     return Plan(
         config.name,
         file,
         config.memory,
         runtime.bus_address,
-        (bus, cpu, *hubs, *back_ends, *devices),
+        (bus, cpu, *hubs, *services, *back_ends, *devices),
         embedded=config.embedded,
         symbols=str(config.symbols) if config.symbols else None,
+        services=config.services,
     )
 
 
-def added(device: Device, runtime: Runtime, folder: Path) -> tuple[Process, ...]:
-    """Return the processes of a device that is plugged into a running VM, whose folder is ``folder``."""
-    own = _device(folder, device, device.bus, runtime, debug=False)
+def added(
+    device: Device, runtime: Runtime, folder: Path, services: tuple[sharing.Service, ...] = ()
+) -> tuple[Process, ...]:
+    """Return the processes of a device that is plugged into a running VM, whose folder and services these are.
+
+    Raises:
+        ConfigError: it names a service that is not there.
+    """
+    own = _device(folder, device, device.bus, runtime, services, debug=False)
     back_end = _back_end(folder, device, runtime)
     return tuple(replace(process, plugged=False, added=True) for process in (back_end, own) if process)
 
@@ -208,20 +227,23 @@ def check_command(config: Config, runtime: Runtime, guest: Path) -> tuple[str, .
 
 def device_program(kind: str) -> tuple[str, ...]:
     """Return the command of a type without options: a known one, ``python:MODULE`` or ``python:MODULE:CLASS``."""
-    known = schema.DEVICE_TYPES.get(kind)
+    known = DEVICE_TYPES.get(kind)
     if known:
         return _python(known.module, safe=True)
     module = kind.removeprefix(schema.PYTHON_PREFIX)
     return (*_python("devproc", safe=False), module) if ":" in module else _python(module, safe=False)
 
 
-def _device(folder: Path, device: Device, slot: str, runtime: Runtime, *, debug: bool) -> Process:
+def _device(
+    folder: Path, device: Device, slot: str, runtime: Runtime, services: tuple[sharing.Service, ...], *, debug: bool
+) -> Process:
     python = device_program(device.type)
     if debug:
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
     argv += [f"--transport={device.bus}"] if not device.bus.startswith("pci") else []
     argv += networks.options(runtime.vm, device.id, device.type, dict(device.options), runtime)
+    argv += sharing.options(device.id, device.type, dict(device.options), runtime, folder, services)
     argv += [*_options(device), *device.args]
     if _command(device):
         argv += [f"--socket={_socket(device, runtime)}", f"--wait={_COMMAND_WAIT_S}"]
@@ -273,6 +295,12 @@ def _hub(config: Config, hub: networks.Hub, runtime: Runtime) -> Process:
     return Process(hub.id, "hub", argv, log, folder, environment(), restart="always", serves="hub")
 
 
+def _service(config: Config, service: sharing.Service, runtime: Runtime) -> Process:
+    argv = (*_python(sharing.MODULE, safe=True), *sharing.service_options(service, runtime))
+    log, folder = str(runtime.logs / f"{service.id}.log"), str(config.folder)
+    return Process(service.id, service.type, argv, log, folder, environment(), restart="always", serves="service")
+
+
 def _replaced(word: str, places: dict[str, str]) -> str:
     for name, value in places.items():
         word = word.replace(name, value)
@@ -281,7 +309,7 @@ def _replaced(word: str, places: dict[str, str]) -> str:
 
 def _options(device: Device) -> list[str]:
     """Turn the keys of a device's type into options; what has its default is left out."""
-    keys = schema.keys_of("device")
+    keys = schema.keys_of("device", device.type)
     argv: list[str] = []
     for name, value in device.options:
         key = keys[name]

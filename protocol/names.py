@@ -20,6 +20,7 @@ IVSHMEM_NAME_PREFIX = "org.busvm.ivshmem."
 IVSHMEM_PATH_PREFIX = "/org/busvm/ivshmem/"
 
 ID_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}\Z")  # what D-Bus allows in both names and paths
+MEMORY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")  # of shared memory, in /dev/shm
 VM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}\Z")
 
 _SOCKET_PATH_MAX = 107  # sun_path of AF_UNIX less its terminator
@@ -145,6 +146,10 @@ class Runtime:
         """Return where cards connect to a hub of the VM."""
         return self.folder / f"hub.{hub_id}"
 
+    def ivshmem_socket(self, server_id: str) -> Path:
+        """Return where peers of version 0 connect to an ivshmem server of the VM; ours: with ``.busvm`` behind it."""
+        return self.folder / f"shm.{server_id}"
+
     @property
     def plan(self) -> Path:
         """What was started, as JSON: lets a later command find the processes."""
@@ -171,7 +176,7 @@ class Runtime:
         private_folder(runtime_root())
         private_folder(self.folder)
         private_folder(self.logs)
-        longest = str(self.folder / ("link." + "x" * 31 + ".9999"))
+        longest = str(self.folder / ("link." + "x" * 31 + ".9999"))  # no less than shm.ID.busvm
         if len(longest) > _SOCKET_PATH_MAX:
             raise HostError(
                 f"the runtime folder's path is too long for a socket: {self.folder}",

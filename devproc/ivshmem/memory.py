@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from typing import Self
 
 from protocol.errors import ConfigError, HostError
 from protocol.memory import SHM, sealed
+from protocol.names import MEMORY_PATTERN
 from protocol.sizes import format_size
 
 SIZE_MIN = 4096
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
 
 
 def checked_size(size: int) -> int:
@@ -48,7 +47,7 @@ def path_of(where: str) -> Path:
     """
     if "/" in where:
         return Path(where)
-    if not _NAME.match(where):
+    if not MEMORY_PATTERN.match(where):
         raise ConfigError(f"{where!r} is no name of memory", hint="letters, digits and _.-, or a path with a /")
     return SHM / f"busvm-{os.getuid()}.ivshmem.{where}"
 

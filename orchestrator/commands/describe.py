@@ -14,6 +14,8 @@ from orchestrator import config as vm_config
 from orchestrator import faults, output, plan, schema, vms
 from orchestrator.commands.up import file_meant
 from orchestrator.config import Config
+from orchestrator.keys.machine import SCHEMA_VERSION
+from orchestrator.keys.types import NETWORK_CARDS
 from protocol.names import Runtime
 from protocol.sizes import format_size
 
@@ -90,7 +92,7 @@ def _check_cards(config: Config) -> None:
 
     made = plan.make(config, Runtime(config.name), guest=elf_path())
     for card in made.devices:
-        if card.type not in schema.NETWORK_CARDS:
+        if card.type not in NETWORK_CARDS:
             continue
         command, env = [*card.argv, "--check"], dict(os.environ) | card.env
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=card.cwd)
@@ -116,7 +118,7 @@ def resolved(config: Config) -> dict[str, Any]:
     """Return the tables of a vm.toml that gives this configuration."""
     boot = {key.name: getattr(config, key.name) for key in schema.KEYS if key.table == "boot"}
     tables: dict[str, Any] = {
-        "schema": schema.SCHEMA_VERSION,
+        "schema": SCHEMA_VERSION,
         "vm": {
             "name": config.name,
             "memory": format_size(config.memory),
@@ -127,16 +129,21 @@ def resolved(config: Config) -> dict[str, Any]:
         "load": [{name: _value(value) for name, value in rows} for rows in config.loads],
         "fw-cfg": [{name: _value(value) for name, value in rows} for rows in config.files],
         "debug": {"symbols": str(config.symbols)} if config.symbols else {},
-        "hub": [
-            {name: _value(value) for name, value in asdict(hub).items() if value not in (None, ())}
-            for hub in config.hubs
-        ],
+        **{
+            table: [
+                {name: _value(value) for name, value in asdict(one).items() if value not in (None, (), "")}
+                for one in declared
+            ]
+            for table, declared in (("hub", config.hubs), ("service", config.services))
+        },
         "device": [
             {
                 name: _value(value)
                 for name, value in {
                     "id": device.id,
                     "type": device.type,
+                    **({"bus": device.bus} if device.bus != "pci" else {}),
+                    **({"plugged": False} if not device.plugged else {}),
                     "start": device.start,
                     "restart": device.restart,
                     **({"args": device.args} if device.args else {}),

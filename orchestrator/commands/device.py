@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from orchestrator import schema
+from orchestrator.keys.types import DEVICE_TYPES
 from orchestrator.plan import device_program, environment
 from protocol.errors import ConfigError
 
@@ -29,13 +30,13 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _types() -> str:
-    return f"{', '.join(schema.DEVICE_TYPES)}, python:MODULE, python:MODULE:CLASS"
+    return f"{', '.join(DEVICE_TYPES)}, python:MODULE, python:MODULE:CLASS"
 
 
 def run(options: argparse.Namespace) -> NoReturn:
     """Become the device's program."""
     kind = options.type
-    if kind not in schema.DEVICE_TYPES and not kind.startswith(schema.PYTHON_PREFIX):
+    if kind not in DEVICE_TYPES and not kind.startswith(schema.PYTHON_PREFIX):
         raise ConfigError(f"no device type {kind!r}", hint=f"types: {_types()}")
     command = device_program(kind)
     sys.stdout.flush()

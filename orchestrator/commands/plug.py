@@ -62,7 +62,7 @@ def run_attach(options: argparse.Namespace) -> int:
         assert vm.record is not None
         folder = vm.record.plan.process(plan.CPU).cwd or "."
         described = config.described(device_id, options.type, options.set)
-        processes = plan.added(described, vm.runtime, Path(folder))
+        processes = plan.added(described, vm.runtime, Path(folder), vm.record.plan.services)
     elif options.set:
         raise ConfigError("--set describes a device together with --type", hint="vm.toml describes the others")
     body = {"device": device_id, "processes": [asdict(process) for process in processes]}

@@ -19,6 +19,8 @@ def test_every_device_key_of_a_type_becomes_an_option() -> None:
     assert [key.name for key in schema.KEYS if key.types and not key.option] == [
         "command",  # which is a process
         "hub",  # which is a place
+        "server",  # likewise
+        "server",
     ]
 
 
@@ -29,6 +31,8 @@ def test_json_schema_has_every_key() -> None:
         table = properties if not key.table else properties[key.table]
         table = table.get("items", table) if key.table else {"properties": table}
         assert key.name in table["properties"]
+        shown = table["properties"][key.name]
+        assert key.doc in [one["description"] for one in shown.get("anyOf", [shown])]
     assert properties["device"]["items"]["required"] == ["id", "type"]
 
 
@@ -42,6 +46,9 @@ def test_the_resolved_configuration_gives_the_same_vm(tmp_path: Path) -> None:
         + '[[fw-cfg]]\nname = "opt/x"\nstring = "y"\n'
         + '[[device]]\nid = "d"\ntype = "virtio-blk"\nimage = "disk.img"\nargs = ["--direct"]\nreadonly = true\n'
         + '[[device]]\nid = "m"\ntype = "python:mine"\nstart = "attach"\n'
+        + '[[service]]\nid = "shared"\ntype = "ivshmem-server"\nsize = "1M"\nsocket = "s"\n'
+        + '[[device]]\nid = "f"\ntype = "ivshmem-flat"\nserver = "shared"\nreadonly = true\n'
+        + '[[device]]\nid = "g"\ntype = "ivshmem-doorbell"\nserver = "x/y"\nbus = "pcie"\nplugged = false\n'
     )
     first = load(file)
     again = tmp_path / "again.toml"
@@ -49,6 +56,7 @@ def test_the_resolved_configuration_gives_the_same_vm(tmp_path: Path) -> None:
 
     second = load(again)
 
+    assert second.services == first.services
     assert (second.name, second.memory, second.cmdline, second.devices, second.loads, second.files) == (
         first.name,
         first.memory,
