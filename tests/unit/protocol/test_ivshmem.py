@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from protocol import ivshmem
 from protocol.errors import Malformed, PeerGone, ProtocolError, Refused, VersionMismatch
 from protocol.ivshmem import Joined, Left, Message, Receiver, Refusal, Session
-from protocol.ivshmem_hello import MAGIC, Hello
+from protocol.ivshmem_hello import MAGIC, Hello, hung_up
 from protocol.memory import sealed
 
 Pair = tuple[socket.socket, socket.socket]
@@ -126,6 +126,46 @@ def test_what_is_wrong_is_said_and_its_descriptor_closed(value: int, descriptor:
     session.close()
 
 
+def test_who_rings_never_waits_whatever_a_server_hands_out() -> None:
+    session = begun()
+    session.take(Message(1, eventfd()))
+    assert not os.get_blocking(session.peers[1][0])
+    os.eventfd_write(session.peers[1][0], (1 << 64) - 2)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_write(session.peers[1][0], 1)
+    session.close()
+
+
+def test_doorbells_are_the_same_by_what_they_are() -> None:
+    fds = [eventfd(), eventfd()]
+    copies = [os.dup(fd) for fd in fds]
+    null = os.open("/dev/null", os.O_RDONLY)
+    assert ivshmem.same_doorbells(fds, copies)
+    assert not ivshmem.same_doorbells(fds, copies[::-1])
+    assert not ivshmem.same_doorbells(fds, copies[:1])
+    assert not ivshmem.same_doorbells([null], [null])
+    for fd in (*fds, *copies, null):
+        os.close(fd)
+
+
+def test_what_is_no_memory_is_refused() -> None:
+    for fd, value in ((os.memfd_create("empty"), -1), (eventfd(), -1), (sealed("x", 4096), 5)):
+        session = Session()
+        session.take(Message(0))
+        session.take(Message(3))
+        with pytest.raises(Malformed):
+            session.take(Message(value, fd))
+
+
+def test_flags_that_are_not_known_are_refused() -> None:
+    heard = Hello()
+    words = Hello(readonly=True).words()
+    for value, _ in words[:-2]:
+        heard.take(Message(value))
+    with pytest.raises(Malformed, match="flags 0x5"):
+        heard.take(Message(5))
+
+
 def test_another_version_and_a_refusal_are_told_apart() -> None:
     with pytest.raises(VersionMismatch, match="version 1"):
         Session().take(Message(1))
@@ -137,11 +177,15 @@ def test_another_version_and_a_refusal_are_told_apart() -> None:
 
 def test_a_hello_says_the_same_at_the_other_end() -> None:
     fds = [eventfd() for _ in range(4)]
-    said = Hello(7, "net.vm1", {7: fds[:2], 65535: fds[2:]})
+    line, end = os.pipe()
+    said = Hello(7, "net.vm1", {7: fds[:2], 65535: fds[2:]}, readonly=True, lifeline=line)
     heard = Hello()
     for value, fd in said.words():
         heard.take(Message(value, fd), 2)
     assert (heard.id, heard.name, heard.known, heard.complete) == (7, "net.vm1", said.known, True)
+    assert (heard.readonly, heard.lifeline, hung_up(line)) == (True, line, False)
+    os.close(end)
+    assert hung_up(line)
     heard.close()
 
 
