@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import FrameType
@@ -24,6 +25,7 @@ from protocol.sizes import format_size
 
 logger = logging.getLogger(__name__)
 
+SERVICE_S = 5.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -158,17 +160,31 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
         running.record.write(runtime)
         running.start(BUS)
         running.start(CPU)
+        waited = False
         for device in plan.restartable:
             if not device.plugged:
                 running.note(device.id, UNPLUGGED)
             elif device.start == "attach":
                 running.note(device.id, BY_HAND)
             else:
+                if device.slot is not None and not waited:
+                    waited = True
+                    _await_services(running)
                 running.start(device.id)
     except BaseException:
         running.end()
         raise
     return running
+
+
+def _await_services(running: Running) -> None:
+    """Wait until devices can join what is to serve them: a device that comes first would have to be started again."""
+    deadline = time.monotonic() + SERVICE_S
+    for process in running.plan.processes:
+        while process.listens is not None and not os.path.exists(process.listens):
+            if time.monotonic() > deadline or not running.record.entries[process.id].is_alive():
+                return  # its log says why; the devices say that they miss it
+            time.sleep(0.01)
 
 
 def found(earlier: Record, runtime: Runtime, lock: Lock) -> Running | None:

@@ -36,6 +36,8 @@ class Process:
     """Of a device: its slot of PCI, ``mmio0`` to ``mmio7``, or ``pcie`` and its port, if that is kept for it."""
     serves: str | None = None
     """Of what is no device but started again like one: the device whose back-end it is, ``hub`` or ``service``."""
+    listens: str | None = None
+    """Of a service: the socket that is there when devices can join."""
     plugged: bool = True
     """Of a device and its back-end: whether ``up`` starts it, or ``attach``."""
     added: bool = False
@@ -297,8 +299,17 @@ def _hub(config: Config, hub: networks.Hub, runtime: Runtime) -> Process:
 
 def _service(config: Config, service: sharing.Service, runtime: Runtime) -> Process:
     argv = (*_python(sharing.MODULE, safe=True), *sharing.service_options(service, runtime))
-    log, folder = str(runtime.logs / f"{service.id}.log"), str(config.folder)
-    return Process(service.id, service.type, argv, log, folder, environment(), restart="always", serves="service")
+    return Process(
+        service.id,
+        service.type,
+        argv,
+        str(runtime.logs / f"{service.id}.log"),
+        str(config.folder),
+        environment(),
+        restart="always",
+        serves="service",
+        listens=f"{service.place(runtime)}{sharing.DIALECT_SUFFIX}",
+    )
 
 
 def _replaced(word: str, places: dict[str, str]) -> str:

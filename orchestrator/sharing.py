@@ -16,7 +16,8 @@ from protocol.names import MEMORY_PATTERN, Runtime
 from protocol.sizes import format_size
 
 MODULE = "devproc.ivshmem.server"
-_SOCKET_MAX = 107 - len(".busvm")  # sun_path of AF_UNIX
+DIALECT_SUFFIX = ".busvm"  # of the socket for peers of ours
+_SOCKET_MAX = 107 - len(DIALECT_SUFFIX)  # sun_path of AF_UNIX
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 HELLOS_MAX = 256
 DIALECT_SUFFIX = ".busvm"
+_BESIDE = 5  # a peer's socket, and its lifelines
 _RESERVE = 128  # descriptors for sockets, the bus, the process itself
 
 
@@ -57,17 +58,15 @@ class Arrivals:
         clock: Callable[[], float],
         wake: Callable[[], None],
         vectors: int,
+        there: Mapping[int, object],
     ) -> None:
-        """Listen; ``wake`` is to have ``expire`` called after the patience that there is.
+        """Listen; ``wake`` is to have ``expire`` called after the patience that there is, ``there`` who has joined.
 
         Raises:
             HostError: another process listens there, or the host does not let us.
         """
-        self.there: Container[int] = ()
-        """Ids of which descriptors in a hello say nothing new."""
-        self.used = 0
-        """Descriptors that peers have here."""
         self.refused = 0
+        self._there = there
         self._descriptors, self._join, self._clock, self._wake, self._vectors = descriptors, join, clock, wake, vectors
         self._coming: set[_Coming] = set()
         self._places: list[Place] = []
@@ -123,7 +122,8 @@ class Arrivals:
 
     def has_room(self, more: int) -> bool:
         """Return whether there may be ``more`` descriptors."""
-        return self.used + sum(coming.held for coming in self._coming) + more <= self._room
+        used = len(self._there) * (self._vectors + _BESIDE)
+        return used + sum(coming.held for coming in self._coming) + more <= self._room
 
     def _listen(self, coming: _Coming) -> None:
         said = coming.said
@@ -144,7 +144,7 @@ class Arrivals:
     def _keep(self, coming: _Coming, peer: int) -> bool:
         """Keep a descriptor of a peer if it is new; return whether who said it is still welcome."""
         said = coming.said
-        if peer in self.there and peer != said.id and peer in said.known:
+        if peer in self._there and peer != said.id and peer in said.known:
             close_all(said.known.pop(peer))
             return True
         coming.held += 1

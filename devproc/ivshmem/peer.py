@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from protocol import ivshmem
+from protocol.ivshmem_hello import hung_up
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -69,7 +70,8 @@ class Peer:
     socket: socket.socket | None = None
     name: str = ""
     readonly: bool = False
-    lifeline: int = -1  # hangs up when who stands behind the peer is gone
+    lifelines: list[int] = field(default_factory=list)
+    """Of its last processes; who stands behind the peer is gone when all have hung up."""
     process: int = -1  # a pidfd of one that is away
     expires: float | None = None  # when one is gone that is away
     hearsay: bool = False  # its doorbells are those that others said it had
@@ -88,7 +90,12 @@ class Peer:
 
     def stands_for(self) -> list[int]:
         """Return the descriptors whose end is the peer's."""
-        return [fd for fd in (self.lifeline, self.process) if fd >= 0]
+        return [*self.lifelines, *([self.process] if self.process >= 0 else [])]
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has a lifeline that has not hung up."""
+        return not all(map(hung_up, self.lifelines))
 
     def greet(self, vectors: int, memory: int, others: list[Peer]) -> None:
         """Tell a newcomer everything, in the protocol's order."""
@@ -154,9 +161,14 @@ class Peer:
 
     def let_go(self) -> None:
         """Close what stands for it."""
-        ivshmem.close_all(self.stands_for())
-        self.lifeline = self.process = -1
-        self.expires = None
+        ivshmem.close_all(self.lifelines)
+        self.forget_process()
+
+    def forget_process(self) -> None:
+        """Stay no longer for the process's sake."""
+        if self.process >= 0:
+            os.close(self.process)
+        self.process, self.expires = -1, None
 
     def close(self) -> None:
         """Give everything back."""

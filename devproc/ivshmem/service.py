@@ -6,7 +6,7 @@ ids back, by name or because they are the same process. They hand in the descrip
 which others still ring them, and those of others, who are taken for away until they are back.
 
 A peer with a lifeline whose connection ends is away, too: it keeps its place, and the others are told nothing, until
-the lifeline hangs up.
+the lifeline hangs up, and with it those that its processes before had.
 
 No peer is waited for. One that says anything once it is there, or takes nothing for ``patience_s`` while something
 waits for it, is dropped and counted.
@@ -35,6 +35,7 @@ from protocol.ivshmem_hello import Hello, hung_up
 logger = logging.getLogger(__name__)
 
 PEERS_MAX = 256
+LIFELINES_MAX = 4  # of a peer
 STATE_SUFFIX = ".peers"
 _CROWDED_S = 0.02
 
@@ -67,9 +68,8 @@ class Service:
         try:
             self._arrivals = Arrivals(  # before the state is touched: another server may be alive there
                 config.socket, self.descriptors, self._join,
-                clock=clock, wake=lambda: self._wake(config.patience_s), vectors=config.vectors,
+                clock=clock, wake=lambda: self._wake(config.patience_s), vectors=config.vectors, there=self.peers,
             )  # fmt: skip
-            self._arrivals.there = self.peers
             self.ids = Ids.load(config.socket.with_name(config.socket.name + STATE_SUFFIX))
             self.memory = self._open()
             self.ids.begin(self.memory.identity)
@@ -135,7 +135,7 @@ class Service:
         if peer.socket is not None and not peer.failed:
             self._heard(peer, READ)  # its end may not have been heard yet
         own = said.known.get(peer.id, [])
-        if peer.lifeline >= 0 and hung_up(peer.lifeline):
+        if peer.lifelines and not peer.lives:
             self._fail(peer, "its lifeline hung up")
         elif peer.hearsay and own and not same_doorbells(own, peer.doorbells):
             self._fail(peer, "it has come back itself, with other doorbells than others said")
@@ -144,16 +144,18 @@ class Service:
 
     def _nameless(self, said: Hello, owner: Owner) -> Peer | None:
         for peer in self.peers.values() if said.lifeline is not None else ():
-            if peer.lifeline >= 0 and os.path.sameopenfile(said.lifeline or 0, peer.lifeline):
+            if any(os.path.sameopenfile(said.lifeline or 0, fd) for fd in peer.lifelines):
                 return peer
         is_its = not owner.name and self.ids.owners.get(said.id) == owner
         return self.peers.get(said.id) if is_its else None
 
     def _resume(self, peer: Peer, sock: socket.socket, said: Hello, owner: Owner) -> None:
         """Have a peer in its own place again, with its doorbells; the others notice nothing."""
-        for fd in peer.stands_for():
-            self.descriptors.unwatch(fd)
-        peer.let_go()
+        if peer.process >= 0:
+            self.descriptors.unwatch(peer.process)
+        peer.forget_process()
+        for old in peer.lifelines[: -LIFELINES_MAX + 1] if said.lifeline is not None else list(peer.lifelines):
+            self._cut(peer, old)
         peer.pid, peer.kind, peer.hearsay = owner.pid, Kind.BUSVM, False
         peer.name = said.name or peer.name
         self.ids.give(peer.id, Owner(owner.pid, owner.started, peer.name), Busy(self.peers))
@@ -168,8 +170,9 @@ class Service:
         assert self.memory is not None
         peer.socket, peer.readonly = sock, said.readonly
         if said.lifeline is not None:
-            peer.lifeline, said.lifeline = said.lifeline, None
-            self.descriptors.watch(peer.lifeline, lambda _events: self._lifeline(peer), select.EPOLLRDHUP)
+            new, said.lifeline = said.lifeline, None
+            peer.lifelines.append(new)
+            self.descriptors.watch(new, lambda _events: self._lifeline(peer, new), select.EPOLLRDHUP)
         self.descriptors.watch(sock.fileno(), lambda events: self._heard(peer, events))
         try:
             memory = self.memory.readonly if peer.readonly else self.memory.fd
@@ -215,16 +218,11 @@ class Service:
         others = list(self.peers.values())
         self.peers[peer.id] = peer
         self._earlier.discard(peer.id)
-        self._count()
         for other in others:
             other.introduce(peer)
             self._flush(other)
         self._counters["joined"] += 1
         logger.info("peer %d joined (%s, process %d)", peer.id, peer.kind.value, peer.pid)
-
-    def _count(self) -> None:
-        assert self._arrivals is not None
-        self._arrivals.used = len(self.peers) * (self.config.vectors + 2)  # and a socket and a lifeline each
 
     # who is there
 
@@ -279,9 +277,17 @@ class Service:
 
     # who goes
 
-    def _lifeline(self, peer: Peer) -> None:
-        if hung_up(peer.lifeline):
+    def _lifeline(self, peer: Peer, lifeline: int) -> None:
+        """Hear that one hung up, perhaps that of a process that has ended before the machine had it."""
+        if not peer.lives:
             self._fail(peer, "its lifeline hung up")
+        elif hung_up(lifeline):
+            self._cut(peer, lifeline)
+
+    def _cut(self, peer: Peer, lifeline: int) -> None:
+        self.descriptors.unwatch(lifeline)
+        peer.lifelines.remove(lifeline)
+        os.close(lifeline)
 
     def _ended(self, peer: Peer) -> None:
         if not ended(peer.process):
@@ -289,9 +295,8 @@ class Service:
         if not peer.name:
             self._fail(peer, "its process has ended")
             return
-        for fd in peer.stands_for():
-            self.descriptors.unwatch(fd)
-        peer.let_go()
+        self.descriptors.unwatch(peer.process)
+        peer.forget_process()
         self._await(peer)
 
     def _fail(self, peer: Peer, reason: str) -> None:
@@ -301,7 +306,7 @@ class Service:
         """Take those away who failed, and tell the others, of whom some may fail by that."""
         while failed := [peer for peer in self.peers.values() if peer.failed]:
             for peer in failed:
-                if peer.socket is not None and peer.lifeline >= 0 and not hung_up(peer.lifeline):
+                if peer.socket is not None and peer.lives:
                     self._go_away(peer)
                 else:
                     self._leave(peer)
@@ -317,7 +322,6 @@ class Service:
     def _leave(self, peer: Peer) -> None:
         logger.info("peer %d left: %s", peer.id, peer.failed)
         del self.peers[peer.id]
-        self._count()
         for fd in peer.stands_for() + ([] if peer.socket is None else [peer.socket.fileno()]):
             self.descriptors.unwatch(fd)
         for other in self.peers.values():

@@ -81,7 +81,7 @@ KEYS = (
         Kind.FLAG,
         "The guest only reads the memory.",
         default=False,
-        types=PEERS,
+        types=IVSHMEM,
         option="--readonly",
     ),
 )

@@ -25,6 +25,6 @@ def test_what_is_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch, capfd: 
 
 
 def test_a_server_that_forgets_somebody_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Service, "_lifeline", lambda _self, _peer: None)
+    monkeypatch.setattr(Service, "_lifeline", lambda _self, _peer, _lifeline: None)
 
     assert ivshmem.main(["--messages", "20000"]) == 1

@@ -54,3 +54,36 @@ def test_it_is_shown_started_again_and_ended(cli: Cli) -> None:
         assert a.wait_event(5) == ServerGone()
     assert "peer 0 joined" in cli.run("logs", VM, "lan").stdout
     assert not left_of()
+
+
+DEVICES = """
+[[device]]
+id = "shm0"
+type = "ivshmem-doorbell"
+server = "lan"
+[[device]]
+id = "shm1"
+type = "ivshmem-flat"
+server = "lan"
+"""
+
+
+def test_who_serves_a_guest_may_be_killed_and_nobody_notices(cli: Cli) -> None:
+    cli.write("vm.toml", SERVICE.replace("[vm]", f"[vm]\nname = {json.dumps(VM)}") + DEVICES)
+    up(cli)
+    with connect(Runtime(VM).ivshmem_socket("lan")) as me:
+        assert me.peers == {0: 2, 1: 2}
+        assert f'"{VM}.shm0"' in shown("Peers")
+        for name in ("shm0", "shm1"):
+            os.kill(processes(cli)[name]["pid"], signal.SIGKILL)
+            wait_for(lambda name=name: processes(cli)[name]["restarts"] == 1)  # type: ignore[misc]
+        wait_for(lambda: '"away" 2' in shown("Counters") and '"resumed" 2' in shown("Counters"))
+        assert me.wait_event(0.2) is None
+        os.kill(processes(cli)["lan"]["pid"], signal.SIGKILL)
+        os.kill(processes(cli)["shm0"]["pid"], signal.SIGKILL)
+        assert [me.wait_event(5), me.wait_event(10)] == [ServerGone(), ServerBack()]
+        wait_for(lambda: processes(cli)["shm0"]["restarts"] == 2)
+        wait_for(lambda: shown("Peers").count('"busvm" false') == 3)
+        assert (me.wait_event(0.2), me.peers) == (None, {0: 2, 1: 2})
+        assert cli.run("down", "-t", "0").returncode == 0
+    assert not left_of()

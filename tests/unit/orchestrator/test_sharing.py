@@ -65,7 +65,7 @@ def argv(tmp_path: Path, text: str, process: str = "shm0") -> tuple[str, ...]:
         (PLAIN + 'memory = "x"\nsize = "4K"\nserver = "./s"\n', "device.memory: excludes server"),
         (PLAIN + 'memory = "a b"\nsize = "4K"\n', "device.memory: 'a b' is no name"),
         (PLAIN + 'memory = "x"\nsize = "5K"\n', "device.size: 5K is no power of two"),
-        (PLAIN + 'memory = "x"\nsize = "4K"\nreadonly = true\n', "readonly: a device of type 'ivshmem-plain' has no"),
+        (PLAIN + 'memory = "x"\nsize = "4K"\nreadonly = 1\n', "device.readonly: must be true or false"),
         (PLAIN + 'memory = "x"\nsize = "4K"\nvectors = 2\n', "vectors: a device of type 'ivshmem-plain' has no such"),
     ],
 )

@@ -129,6 +129,26 @@ def test_a_name_that_comes_with_another_lifeline_after_the_first_hung_up_is_anot
     second.hang_up()
 
 
+def test_a_successor_that_dies_at_once_takes_nobody_along(server: Threaded) -> None:
+    held = Lifeline()
+    with connect(server.path) as other:
+        Client(server.path, name="a", lifeline=held.fd).close()
+        assert other.wait_event(2) == Joined(1)
+        for _ in range(6):
+            never_held = Lifeline()
+            Client(server.path, name="a", lifeline=never_held.fd).close()
+            never_held.hang_up()
+        assert other.wait_event(0.1) is None
+        next_one = Lifeline()
+        with Client(server.path, name="a", lifeline=next_one.fd) as again:
+            assert again.id == 1
+            held.hang_up()  # the machine has the new one
+            assert other.wait_event(0.1) is None
+        assert other.wait_event(0.1) is None
+        next_one.hang_up()
+        assert other.wait_event(2) == Left(1)
+
+
 def test_two_names_on_one_lifeline_are_two_peers(server: Threaded) -> None:
     line = Lifeline()
     Client(server.path, name="a", lifeline=line.fd).close()
