@@ -71,9 +71,13 @@ def main(program: ServiceProgram[S], argv: Sequence[str] | None = None) -> int:
 def _serve(program: ServiceProgram[S], options: argparse.Namespace) -> int:
     if options.bus and not (options.id and names.ID_PATTERN.match(options.id)):
         raise ConfigError(f"--id {options.id or ''!r} is no id", hint="letters, digits and _, from a letter on")
-    service = program.open(options)
     loop = EventLoop()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())  # before anybody sees that it serves
+    try:
+        service = program.open(options)
+    except BaseException:
+        loop.close()
+        raise
     loop.watch(service.descriptors.fd, service.turn)
     bus = program.on_bus(loop, service, options.bus, options.id) if options.bus else None
     try:

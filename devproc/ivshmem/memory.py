@@ -2,7 +2,8 @@
 
 Sealed memory (memfd with F_SEAL_SHRINK) cannot be made shorter by a peer, which would end the others by SIGBUS at
 their next access; a file can. Sealed memory has no name to open it by, yet a server that is started again finds it:
-whoever still has it, ours or QEMU, is a process of this user, whose descriptors the host shows.
+whoever still has it, a peer, or a machine whose device was one, is a process of this user, whose descriptors the host
+shows.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +24,7 @@ from protocol.names import MEMORY_PATTERN
 from protocol.sizes import format_size
 
 SIZE_MIN = 4096
+_SEALED = "ivshmem"
 
 
 def checked_size(size: int) -> int:
@@ -80,14 +83,14 @@ class Memory:
 
     @classmethod
     def anonymous(cls, size: int, known: tuple[int, int] | None = None, pids: Iterable[int] = ()) -> Self:
-        """Return sealed memory: the one that is ``known`` if one of ``pids`` still has it, else new.
+        """Return sealed memory: the one that is ``known`` if somebody still has it, perhaps of ``pids``, or new.
 
         Raises:
             ConfigError: the size is wrong, or not that of the known one.
             HostError: there is no room.
         """
         checked_size(size)
-        for pid in pids if known else ():
+        for pid in chain(pids, _processes()) if known else ():
             fd = _of_process(pid, known)
             if fd is not None:
                 found = os.fstat(fd).st_size
@@ -99,7 +102,7 @@ class Memory:
                     )
                 return cls(fd, size, kept=True)
         try:
-            return cls(sealed("ivshmem", size), size)
+            return cls(sealed(_SEALED, size), size)
         except OSError as error:
             raise HostError(f"no {format_size(size)} of memory: {error.strerror}") from error
 
@@ -170,11 +173,17 @@ def _make_room(fd: int, path: Path, size: int) -> None:
         raise HostError(f"memory {path}: {error.strerror}") from error
 
 
+def _processes() -> Iterator[int]:
+    yield from (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+
+
 def _of_process(pid: int, known: tuple[int, int] | None) -> int | None:
     """Return a new descriptor of memory that a process has."""
     with contextlib.suppress(OSError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
+                if not os.readlink(entry).startswith(f"/memfd:{_SEALED} "):
+                    continue
                 found = entry.stat()
                 if (found.st_dev, found.st_ino) == known and stat.S_ISREG(found.st_mode):
                     return os.open(entry, os.O_RDWR | os.O_CLOEXEC)

@@ -251,6 +251,21 @@ def test_a_restarted_server_waits_for_a_name_that_others_still_ring(process: Pro
         assert other.wait_event(5) == Left(1)
 
 
+def test_memory_that_only_a_machine_has_is_found_again(process: Process) -> None:
+    line = Lifeline()
+    device = Client(process.path, name="d", lifeline=line.fd)
+    device.memory[0:4] = b"kept"
+    with subprocess.Popen(["sleep", "60"], pass_fds=[device.memory_fd]) as machine:
+        before = Before(0, list(map(os.dup, device.own)), {})
+        device.close()
+        process.kill()
+        process.start()
+        with Client(process.path, name="d", lifeline=line.fd, before=before) as again:
+            assert (again.id, bytes(again.memory[0:4])) == (0, b"kept")
+        machine.kill()
+    line.hang_up()
+
+
 def test_who_only_reads_cannot_write(server: Threaded) -> None:
     with connect(server.path) as writer, connect(server.path, readonly=True) as reader:
         writer.memory[0:2] = b"hi"
