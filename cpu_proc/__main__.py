@@ -207,8 +207,10 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.machine import OFF, WAITING, Events, Machine
     from cpu_proc.tracing import FunctionTrace
     from protocol.bus import Bus
+    from protocol.limits import raise_limit
     from protocol.objects import Tree
 
+    raise_limit()
     loop = asyncio.get_running_loop()
     runtime = names.Runtime(config.vm)
     off = asyncio.Event()

@@ -318,4 +318,8 @@ class Function1:
     @property
     def counters(self) -> dict[str, int]:
         """Accesses and what was wrong with them."""
-        return dict(self._slot.remote.counters) if self._slot.remote else {}
+        remote = self._slot.remote
+        if remote is None:
+            return {}
+        torn = sum(memory.torn for memory in remote.memory.values())
+        return remote.counters | ({"torn_memory": torn} if remote.memory else {})

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 from devproc.descriptors import Descriptors
-from devproc.ivshmem.limit import raise_limit
 from devproc.ivshmem.peer import Kind
 from devproc.network.address import Address
 from devproc.network.sockets import Place
@@ -26,6 +25,7 @@ from protocol import ivshmem
 from protocol.errors import ProtocolError
 from protocol.ivshmem import Refusal, close_all
 from protocol.ivshmem_hello import Hello
+from protocol.limits import raise_limit
 
 logger = logging.getLogger(__name__)
 

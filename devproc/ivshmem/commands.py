@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from devproc.command_line import Parser
 from devproc.ivshmem.client import Client, connect
-from devproc.ivshmem.limit import raise_limit
 from protocol.errors import BusvmError, ConfigError
+from protocol.limits import raise_limit
 from protocol.sizes import parse_size
 
 TIMED_OUT = 1

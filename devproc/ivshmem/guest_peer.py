@@ -22,6 +22,7 @@ from devproc.device import Wiring
 from devproc.ivshmem.client import Before, Client, Event, ServerBack, ServerGone
 from protocol.errors import BusvmError, ConfigError, HostError
 from protocol.ivshmem import Joined, Left
+from protocol.limits import raise_limit
 from protocol.sizes import format_size, parse_size
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class GuestPeer:
             HostError: it is not there, and what it has is not known either.
             ConfigError: it has something else than was expected.
         """
+        raise_limit()
         self._config = config
         self._wiring: Wiring | None = None
         self._client: Client | None = None

@@ -20,12 +20,12 @@ from protocol.sizes import format_size, parse_size
 
 @dataclass(frozen=True)
 class Config:
-    """Where the memory is: a file, or a server, of which this is a peer that is not rung."""
+    """Where the memory is: a file, or that of a server, which is asked once."""
 
     memory: Annotated[str | None, "a name (of this user's in /dev/shm) or a path; made if it is not there"] = None
     server: Annotated[Path | None, "or the socket of a server"] = None
     size: Annotated[str | None, "what the memory has, such as 4M; needed where it is not there yet"] = None
-    name: Annotated[str, "name among the server's peers"] = ""
+    name: Annotated[str, "name by which the server is asked"] = ""
     readonly: Annotated[bool, "the guest may not write the memory"] = False
 
 
@@ -42,11 +42,10 @@ class Plain(SharedMemory):
         if (config.memory is None) is (config.server is None):
             raise ConfigError("which memory?", hint="either --memory or --server says it")
         self.config = config
-        self._client: Client | None = None
         wanted = checked_size(parse_size(config.size)) if config.size is not None else 0
         if config.server is not None:
-            self._client = Client(config.server, name=config.name, readonly=config.readonly)
-            self._fd = os.dup(self._client.memory_fd)
+            with Client(config.server, name=config.name, readonly=config.readonly) as client:
+                self._fd = os.dup(client.memory_fd)
         else:
             self._fd = _opened(path_of(config.memory or ""), wanted, readonly=config.readonly)
         try:
@@ -63,10 +62,8 @@ class Plain(SharedMemory):
         return {self.memory_bar: (self._fd, not self.config.readonly)}
 
     def close(self) -> None:
-        """Close it, and leave the server."""
+        """Close it."""
         os.close(self._fd)
-        if self._client is not None:
-            self._client.close()
 
 
 def _opened(path: Path, size: int, *, readonly: bool) -> int:

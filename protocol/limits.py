@@ -1,4 +1,4 @@
-"""How many descriptors a process has room for: each vector of each peer is one, at the server and at every peer."""
+"""How many descriptors a process has room for: every doorbell of every peer is one, for the server and all who ring."""
 
 from __future__ import annotations
 
