@@ -268,7 +268,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             path = names.device_path(slot.id)
             if slot.id not in shown:
                 shown.add(slot.id)
-                tree.add(path, FUNCTION1, Function1(slot, ejector))
+                tree.add(path, FUNCTION1, Function1(machine, slot, ejector))
                 tree.add(path, TRACE1, FunctionTrace(machine, slot))
                 tree.add(path, WIRING1, Wiring1(machine, slot))
             tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")

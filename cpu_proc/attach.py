@@ -23,7 +23,7 @@ from cpu_proc.pcie.port import Card
 from cpu_proc.place import SLOTS, Place, port_slot
 from cpu_proc.platform.bus import PlatformDevice, properties
 from cpu_proc.platform.virtio_mmio import MmioDevice
-from cpu_proc.remote import Remote
+from cpu_proc.remote import Remote, new_calls
 from protocol import names
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ProtocolError, VersionMismatch
@@ -270,6 +270,10 @@ class Attacher:
         place = self._place(slot, wishes["Transport"])
         first = slot.remote is None
         remote = slot.remote or self._make(slot, place, wishes)
+        if -1 in remote.calls:  # its predecessor waited for them itself (Wiring1.ConnectCalls)
+            self._machine.forget_calls(remote)
+            remote.calls = new_calls(len(remote.calls))
+            self._machine.take_calls(remote)
         shape = remote.shared.size, len(remote.doorbells), len(remote.calls)
         if not first and shape != (wishes["PageSize"], wishes["Doorbells"], wishes.get("Calls", 0)):
             raise ProtocolError("another shape than the device that was there", hint="restart the VM to change it")

@@ -270,7 +270,8 @@ class Hart1:
 class Function1:
     """org.busvm.Function1."""
 
-    def __init__(self, slot: Slot, ejector: Ejector) -> None:
+    def __init__(self, machine: Machine, slot: Slot, ejector: Ejector) -> None:
+        self._machine = machine
         self.id = slot.id
         self.bus_name = names.device_name(slot.id)
         self._slot = slot
@@ -321,5 +322,6 @@ class Function1:
         remote = self._slot.remote
         if remote is None:
             return {}
+        counted = remote.counters | ({"calls": self._machine.calls_of(remote)} if remote.calls else {})
         torn = sum(memory.torn for memory in remote.memory.values())
-        return remote.counters | ({"torn_memory": torn} if remote.memory else {})
+        return counted | ({"torn_memory": torn} if remote.memory else {})

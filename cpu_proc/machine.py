@@ -118,6 +118,7 @@ class Machine:
                 hart.post("POSTED_FLUSH", st.FLUSH_TRANSLATIONS)
         self.gate.settle(self._serving)  # another hart may be reading the old ones
         del old
+        self._route_calls()
 
     # what other threads call
 
@@ -227,18 +228,33 @@ class Machine:
             self._set_state(RUNNING, "")
 
     def take_calls(self, remote: Remote) -> None:
-        """Count what back-ends of this device write into its calls."""
-        for index, fd in enumerate(remote.calls):
+        """Have what others write into its calls interrupt the guest."""
+        for source, fd in remote.call_sources():
             if self._calls is None:
-                self._calls = Calls(self._engine, self.irq, self.irq_event)
+                with_messages = self.harts if self.interrupts == "aia" and self.clock.source == REAL else ()
+                self._calls = Calls(self._engine, self.irq, self.irq_event, with_messages)
             if fd >= 0:
-                self._calls.add(fd, remote.page.irq_base + remote.page.irq_count - len(remote.calls) + index)
+                self._calls.add(fd, source)
+        self._route_calls()
 
     def forget_calls(self, remote: Remote) -> None:
-        """Count them no more."""
-        for fd in remote.calls if self._calls else ():
+        """Have them do so no more."""
+        for source, fd in remote.call_sources() if self._calls else ():
             if fd >= 0:
-                self._calls.remove(fd)  # type: ignore[union-attr]
+                remote.counters["calls"] += self._calls.sent(source)  # type: ignore[union-attr]
+                self._calls.remove(fd, source)  # type: ignore[union-attr]
+
+    def _route_calls(self) -> None:
+        """Let messages of calls go past Python where nobody traces them."""
+        for function in self.board.root.all_functions if self._calls else ():
+            for source, fd in function.call_sources():
+                if fd >= 0:
+                    self._calls.route(source, function.route(source))  # type: ignore[union-attr]
+
+    def calls_of(self, remote: Remote) -> int:
+        """Return how many calls of a device became interrupts."""
+        direct = sum(self._calls.sent(source) for source, fd in remote.call_sources() if fd >= 0) if self._calls else 0
+        return remote.counters["calls"] + direct
 
     # what SBI calls, with the lock held
 

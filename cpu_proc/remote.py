@@ -59,6 +59,11 @@ class Place:
     memory: bool = False
 
 
+def new_calls(count: int) -> list[int]:
+    """Return eventfds for the calls of a device."""
+    return [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(count)]
+
+
 class Remote:
     """The proxy of one remote device in slot ``slot`` of its bus."""
 
@@ -75,7 +80,7 @@ class Remote:
         self.epoch = 0
         self.pid = 0
         self.doorbells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(doorbells)]
-        self.calls = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(calls)]
+        self.calls = new_calls(calls)
         self.memory: dict[int, DeviceMemory] = {}
         """By BAR."""
         self.matches = Doorbells()
@@ -89,6 +94,8 @@ class Remote:
         self._closed = False
         self._stalled = stalled
         self.counters = {"reads": 0, "writes": 0, "page_reads": 0, "doorbells": 0, "undefined": 0, "stalls": 0}
+        if calls:
+            self.counters["calls"] = 0
         self.last_words: list[int] = []
         self.trace: Recorder | None = None
         self._places: dict[int, Place] = {}
@@ -117,6 +124,11 @@ class Remote:
         self._bells = (page.doorbell_bar, page.doorbell_offset, page.doorbell_stride)
         first, count = page.irq_base, page.irq_count
         self.sources = slice(first, first + count) if first + count <= IrqPage.SOURCES else slice(0, 0)
+
+    def call_sources(self) -> list[tuple[int, int]]:
+        """Return the source of each call, and its eventfd or -1."""
+        first = self.page.irq_base + self.page.irq_count - len(self.calls)
+        return list(enumerate(self.calls, first))
 
     def words(self, irq: IrqPage) -> list[int]:
         """Return its words in the interrupt page: the level of its wire, then counts of messages."""

@@ -166,11 +166,16 @@ class DevicePage(Layout):
 
     def call_vector(self, index: int) -> int:
         """Return the MSI-X vector of which call ``index`` is a message; ``NO_CALL_VECTOR``: of none, it is dropped."""
-        return self.shared.load(_CALL_TABLE + 2 * index, 2)
+        return self.shared.load(self.call_vector_at(index), 2)
 
     def set_call_vector(self, index: int, vector: int) -> None:
         """Have call ``index`` be a message of ``vector`` from now on; the device's to say."""
-        self.shared.store(_CALL_TABLE + 2 * index, 2, vector)
+        self.shared.store(self.call_vector_at(index), 2, vector)
+
+    @staticmethod
+    def call_vector_at(index: int) -> int:
+        """Return the offset in the page of what ``call_vector`` returns."""
+        return _CALL_TABLE + 2 * index
 
 
 class BarFlags(IntEnum):

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from cpu_proc import memory_map as mm
+from cpu_proc.calls import Route
 from cpu_proc.hart import address_of
 from cpu_proc.remote import Remote, Stalled
 from protocol.layout import BARS, CONFIG_BAR, CONFIG_SIZE, DevicePage, WriteKind
@@ -83,6 +84,16 @@ class Function(Remote):
             logger.warning("dev=%s MSI-X does not lie in its page: left out", self.id)
             return None
         return Msix(vectors, page.msix_bar, place.image + table, place.image + pending, capability)
+
+    def route(self, source: int) -> Route | None:
+        """Return where the thread of calls finds what the message of a call is; ``None`` while somebody traces it."""
+        msix = self.msix
+        if msix is None or self.trace:
+            return None
+        page = address_of(self.shared)
+        call = source - (self.page.irq_base + self.page.irq_count - len(self.calls))
+        vector = page + DevicePage.call_vector_at(call)
+        return Route(page + DevicePage.CONFIG + msix.capability + 2, vector, page + msix.table, msix.vectors)
 
     def due(self, words: list[int]) -> dict[int, list[int]]:
         """Return by vector which of its source words, vectors and calls, differ from what was delivered."""

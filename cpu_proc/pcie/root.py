@@ -195,7 +195,8 @@ class Root:
             function.last_words = words
             return
         control = function.config(msix.capability + 2, 2)
-        delivered = [words[0], *function.last_words[1:]]
+        before = function.last_words
+        delivered = [words[0], *before[1:]]
         due = function.due(words)
         for vector in range(msix.vectors) if function.calls else ():
             if vector not in due:  # a call that was pending here may be a message of another vector by now
@@ -222,7 +223,8 @@ class Root:
                 self._send(address & ~3, data)
         function.last_words = delivered
         if function.calls:
-            function.counters["calls"] = sum(words[-len(function.calls) :])
+            calls = slice(-len(function.calls), None)
+            function.counters["calls"] += sum(delivered[calls]) - sum(before[calls])
 
     def _send(self, address: int, data: int) -> None:
         """Write a message to an interrupt controller.

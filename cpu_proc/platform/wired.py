@@ -115,7 +115,7 @@ class Slots:
             device.trace.line(device.last_words, words)
         level, wire = int(words[:1] > [0]), self._first_wire + device.slot
         if device.calls and words[1:] != device.last_words[1:]:
-            device.counters["calls"] = sum(words[1:])
+            device.counters["calls"] += sum(words[1:]) - sum(device.last_words[1:])
             self._set_line(wire, 1)  # a call is an edge; what it means, the guest knows
         device.last_words = words
         self._set_line(wire, level)
