@@ -144,4 +144,5 @@ def service_options(service: Service, runtime: Runtime) -> list[str]:
     """Return the arguments of a service's process."""
     found = ["--bus", runtime.bus_address, "--id", service.id, f"--socket={service.place(runtime)}"]
     found += [f"--size={service.size}", f"--vectors={service.vectors}"]
+    found += [f"--link={runtime.ivshmem_socket(service.id)}"] if service.socket else []  # where VM/ID looks
     return found + ([f"--memory={service.memory}"] if service.memory else [])

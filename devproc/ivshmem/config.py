@@ -20,6 +20,7 @@ class Config:
     vectors: int = 1
     memory: str = ""
     patience_s: float = 5.0
+    link: Path | None = None
 
     def check(self) -> None:
         """Check it.

@@ -26,11 +26,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "-M", "--memory", default="", metavar="NAME|PATH",
         help="keep the memory by a name in /dev/shm, or in a file; default: sealed memory, which ends with its peers",
     )  # fmt: skip
+    parser.add_argument(
+        "--link", type=Path, metavar="PATH", help="be found there too, by a link to the sockets"
+    )  # fmt: skip
     parser.add_argument("-F", "--foreground", action="store_true", help="as it is anyway; for who knows QEMU's server")
 
 
 def _open(options: argparse.Namespace) -> Service:
-    return Service(Config(options.socket, parse_size(options.size), options.vectors, options.memory))
+    return Service(Config(options.socket, parse_size(options.size), options.vectors, options.memory, link=options.link))
 
 
 def _on_bus(loop: EventLoop, service: Service, address: str, server_id: str) -> BusThread:

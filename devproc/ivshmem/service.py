@@ -26,6 +26,7 @@ from devproc.descriptors import READ, WRITE, Descriptors
 from devproc.ivshmem.arrivals import Arrivals
 from devproc.ivshmem.config import Config
 from devproc.ivshmem.ids import Ids, Owner
+from devproc.ivshmem.links import Links
 from devproc.ivshmem.memory import Memory, path_of
 from devproc.ivshmem.peer import Busy, Kind, Peer, ended, new_doorbells, process_of
 from protocol.errors import Refused
@@ -65,6 +66,7 @@ class Service:
         self._alarm_at: float | None = None
         self.memory: Memory | None = None
         self._arrivals: Arrivals | None = None
+        self._links: Links | None = None
         try:
             self._arrivals = Arrivals(  # before the state is touched: another server may be alive there
                 config.socket, self.descriptors, self._join,
@@ -73,6 +75,7 @@ class Service:
             self.ids = Ids.load(config.socket.with_name(config.socket.name + STATE_SUFFIX))
             self.memory = self._open()
             self.ids.begin(self.memory.identity)
+            self._links = Links(config.link, config.socket) if config.link else None
             self._earlier = set(self.ids.owners)  # peers of an earlier server that have not been here
         except BaseException:
             self.close()
@@ -334,6 +337,8 @@ class Service:
 
     def close(self) -> None:
         """Hang up on everybody; ids and named memory are kept for the next server."""
+        if self._links is not None:
+            self._links.close()
         if self._arrivals is not None:
             self._arrivals.close()
         for peer in self.peers.values():

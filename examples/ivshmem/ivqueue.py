@@ -163,8 +163,11 @@ class Queue:
         """Whether the other side has taken all messages, after which it may have left."""
         if self._theirs[_W_TAIL] == self._head:
             return True
-        self._check()
-        return False
+        if self._theirs[_W_GENERATION] == self.seen:
+            return False
+        if self._theirs[_W_TAIL] != self._head:  # else it took the last ones, and left, in between
+            self._check()
+        return True
 
     def sleep(self) -> None:
         """Announce that this side sleeps; look once more, and then sleep, or do not; then ``wake``."""

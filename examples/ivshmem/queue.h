@@ -252,7 +252,11 @@ static inline enum ivq_result ivq_get(struct ivq *q, void *data, uint32_t room, 
 /* Whether the other side has taken all messages, after which it may have left; IVQ_AGAIN: not yet. */
 static inline enum ivq_result ivq_drained(struct ivq *q)
 {
-    return ivq_their(q, IVQ_W_TAIL) == q->head ? IVQ_OK : ivq_gone_or(q, IVQ_AGAIN, NULL);
+    if (ivq_their(q, IVQ_W_TAIL) == q->head)
+        return IVQ_OK;
+    if (ivq_same(q))
+        return IVQ_AGAIN;
+    return ivq_their(q, IVQ_W_TAIL) == q->head ? IVQ_OK : IVQ_GONE; /* it took the last ones, and left, in between */
 }
 
 /* Announce that this side sleeps. Look once more at what is waited for, and then sleep, or do not; then `ivq_wake`. */

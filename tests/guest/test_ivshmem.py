@@ -120,3 +120,33 @@ def test_who_is_killed_while_messages_go(debian: Path, program: Path, server: Pr
         assert watcher.wait_event(10) == Left(joined.peer)
         assert "does nothing any more" in ivshmem.finish(guest)
         assert network.end(guest) == 0
+
+
+def test_plain_and_flat_without_messages(debian: Path, program: Path, tmp_path: Path) -> None:
+    """On a machine with a PLIC: a PCI device without doorbells, and one without PCI, have the same memory."""
+    memory = tmp_path / "memory"
+    service = ("[[service]]", 'id = "lan"', 'type = "ivshmem-server"', 'size = "1M"', f'memory = "{memory}"')
+    plain = ("[[device]]", 'id = "plain"', 'type = "ivshmem-plain"', f'memory = "{memory}"', 'size = "1M"')
+    command = ivshmem.ours(tmp_path, "shareflat", debian, program, "lan", *service, *plain)
+    path = Path(command[-1])
+    path.write_text(
+        path.read_text().replace("ivshmem-doorbell", "ivshmem-flat").replace("[vm]\n", '[vm]\ninterrupts = "plic"\n')
+    )
+    socket = Runtime("shareflat").ivshmem_socket("lan")
+    with Guest(command) as guest:
+        ivshmem.install(guest, uio=False)
+        places = guest.run("cd /sys/firmware/devicetree/base/soc/ivshmem-flat@4000000 && od -An -tx1 -w8 reg")
+        registers, _, at, size = (int(word.replace(" ", ""), 16) for word in places.split("\n")[:4])
+        assert (registers, size) == (0x400_0000, 1 << 20)
+        flat = f"--poll --memory /dev/mem@{at:#x} --bytes {size} --registers /dev/mem@{registers:#x}"
+        host = ivshmem.Program(ivshmem.PYTHON, "send", "--socket", socket)
+        ivshmem.start(guest, f"receive {flat}")
+        assert ivshmem.result(guest, 120).whole
+        assert host.result().messages == ivshmem.MESSAGES
+
+        host = ivshmem.Program(ivshmem.PYTHON, "receive", "--socket", socket)
+        guest.run("echo 1 > /sys/bus/pci/devices/$(lspci -Dn -d 1af4:1110 | cut -d' ' -f1)/enable")
+        ivshmem.start(guest, "send --poll")
+        assert ivshmem.result(guest, 120).messages == ivshmem.MESSAGES
+        assert host.result().whole
+        assert network.end(guest) == 0

@@ -85,6 +85,7 @@ def test_a_server_is_told_where_and_how_much(tmp_path: Path) -> None:
     assert words[-3:] == (f"--socket={Runtime('vm').ivshmem_socket('lan')}", "--size=1048576", "--vectors=4")
     words = argv(tmp_path, SERVICE + 'socket = "s"\nmemory = "kept"\n', "lan")
     assert (f"--socket={tmp_path}/s" in words, words[-1]) == (True, "--memory=kept")
+    assert f"--link={Runtime('vm').ivshmem_socket('lan')}" in words  # where another VM's VM/lan looks
 
 
 def test_it_is_started_before_the_devices(tmp_path: Path) -> None:

@@ -232,3 +232,20 @@ def test_errors_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_it_is_found_at_another_place_too(tmp_path: Path) -> None:
+    link = tmp_path / "there"
+    link.symlink_to(tmp_path / "an earlier one")
+    rig = Rig(tmp_path, link=link)
+    client = Raw(link)
+    rig.clients.append(client)
+    rig.settle()
+    assert client.messages()
+    assert (tmp_path / "there.busvm").exists()
+    rig.close()
+    assert not link.is_symlink()
+    link.write_text("something else")
+    with pytest.raises(HostError, match="exists"):
+        Rig(tmp_path, link=link)
+    assert link.read_text() == "something else"
