@@ -205,6 +205,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.exported_wiring import WIRING1, Wiring1
     from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
+    from cpu_proc.snapshot import Snapshots
     from cpu_proc.tracing import FunctionTrace
     from protocol.bus import Bus
     from protocol.limits import raise_limit
@@ -254,12 +255,12 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         await console.listen(runtime.console_socket, machine.console_input)
         debugger = Server(machine, lambda: tree.changed(names.MACHINE_PATH, MACHINE1, "Debugger", "DebuggerCounters"))
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
-        if config.state:
-            saving.load(machine, config.state)
+        saved = saving.load(machine, config.state) if config.state else []
         if config.stop_at_start:
             machine.pause()
         await debugger.listen(runtime.gdb_socket)
-        tree.add(names.MACHINE_PATH, MACHINE1, Machine1(config.vm, machine, started_ns, debugger))
+        shown1 = Machine1(config.vm, machine, started_ns, debugger, lambda: snapshots)
+        tree.add(names.MACHINE_PATH, MACHINE1, shown1)
         for hart in machine.harts:
             tree.add(names.hart_path(hart.index), HART1, Hart1(machine, hart))
         shown: set[str] = set()
@@ -281,8 +282,9 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             tree.remove(names.device_path(slot.id))
 
         fixed = config.devices, slot_changed, config.reserved, slot_removed
-        attacher = Attacher(machine, bus, runtime, shared["clock"], *fixed)
+        attacher = Attacher(machine, bus, runtime, shared["clock"], *fixed, saved)
         ejector = Ejector(machine, attacher, bus)
+        snapshots = Snapshots(machine, attacher, bus)
         show_ports(machine, tree, loop)
         for slot in attacher.slots.values():
             slot_changed(slot)
@@ -291,6 +293,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             loop.add_signal_handler(number, machine.quit, 128 + number)
         await attacher.start()
         await _first(attacher.wait_complete(), off.wait(), bus.wait_closed())
+        attacher.check_restored()
         if not off.is_set() and not attacher.missing():
             attacher.sealed = True
             if not config.state:

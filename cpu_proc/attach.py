@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from cpu_proc import memory_map as mm
@@ -24,9 +24,10 @@ from cpu_proc.place import SLOTS, Place, port_slot
 from cpu_proc.platform.bus import PlatformDevice, properties
 from cpu_proc.platform.virtio_mmio import MmioDevice
 from cpu_proc.remote import Remote, new_calls
+from cpu_proc.saved_device import SavedDevice
 from protocol import names
 from protocol.bus import Bus, BusError, Fd, Variant
-from protocol.errors import BusvmError, ProtocolError, VersionMismatch
+from protocol.errors import BusvmError, ConfigError, ProtocolError, VersionMismatch
 from protocol.layout import BARS, NO_CALL_VECTOR, BarFlags, DevicePage, IrqPage
 from protocol.link import Link
 from protocol.memory import Shared, shm_name
@@ -118,8 +119,22 @@ class Attacher:
         changed: Callable[[Slot], None],
         reserved: Mapping[str, Place] | None = None,
         removed: Callable[[Slot], None] = lambda _slot: None,
+        saved: Sequence[SavedDevice] = (),
     ) -> None:
-        """``reserved`` are places of devices that may come later; ``removed`` is called when a slot is no more."""
+        """``reserved`` are places of devices that may come later; ``removed`` is called when a slot is no more.
+
+        ``saved`` are devices of a snapshot that the machine goes on from.
+
+        Raises:
+            ConfigError: these are not the expected ones.
+        """
+        self._saved = {device.id: device for device in saved}
+        self._refused: BusvmError | None = None
+        if saved and self._saved.keys() != set(expected):
+            raise ConfigError(
+                f"the snapshot has the devices {', '.join(sorted(self._saved))}, not {', '.join(sorted(expected))}",
+                hint="the vm.toml of then",
+            )
         self._machine = machine
         self._bus = bus
         self._runtime = runtime
@@ -148,8 +163,13 @@ class Attacher:
                 self._on_name(name, "", owner)
 
     async def wait_complete(self) -> None:
-        """Return when every expected device is attached."""
+        """Return when every expected device is attached, or one of a snapshot cannot be."""
         await self._complete.wait()
+
+    def check_restored(self) -> None:
+        """Raise what kept a device of a snapshot from going on."""
+        if self._refused is not None:
+            raise self._refused
 
     def missing(self) -> list[Slot]:
         """Return the slots without the device that belongs there."""
@@ -215,6 +235,9 @@ class Attacher:
             await self._offer(slot, owner)
         except (BusvmError, TimeoutError, KeyError, TypeError) as error:
             slot.failure = f"{type(error).__name__}: {error}"
+            if device_id in self._saved and slot.remote is None and isinstance(error, BusvmError):
+                self._refused = ConfigError(f"{device_id} cannot go on from the snapshot: {error.message}")
+                self._complete.set()
             logger.warning("dev=%s attach failed: %s", device_id, slot.failure)
             if self._owners.get(device_id) == owner:
                 empty = UNPLUGGED if self.sealed else MISSING
@@ -270,6 +293,10 @@ class Attacher:
         place = self._place(slot, wishes["Transport"])
         first = slot.remote is None
         remote = slot.remote or self._make(slot, place, wishes)
+        saved = self._saved.get(slot.id) if first else None
+        if saved:
+            self._check_saved(saved, place, wishes)
+            saved.put(remote, self._machine.irq)
         if -1 in remote.calls:  # its predecessor waited for them itself (Wiring1.ConnectCalls)
             self._machine.forget_calls(remote)
             remote.calls = new_calls(len(remote.calls))
@@ -297,6 +324,9 @@ class Attacher:
             "link": Variant("s", link.endpoint),
             "cpu_pid": Variant("u", os.getpid()),
         }
+        host = os.open(saved.host, os.O_RDONLY | os.O_CLOEXEC) if saved and saved.host else -1
+        if host >= 0:
+            offer["saved"] = Variant("h", Fd(host))
         memory: dict[int, DeviceMemory] = {}
         try:
             answered = await self._bus.call(owner, path, _DEVICE1, "Attach", "a{sv}", [offer])
@@ -312,13 +342,22 @@ class Attacher:
             if first:
                 self.release(slot, remote)
             raise
+        finally:
+            if host >= 0:
+                os.close(host)
         slot.type = str(wishes["Type"])
         remote.connect(link, pid, epoch)
         if memory and not first:
             await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.exchange(remote, memory)))
         if first:
             remote.memory = memory
-            await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.add(remote)))
+            await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.add(remote, saved)))
+            self._saved.pop(slot.id, None)
+
+    @staticmethod
+    def _check_saved(saved: SavedDevice, place: Place, wishes: dict[str, Any]) -> None:
+        if (saved.type, saved.place) != (wishes["Type"], place):
+            raise ProtocolError(f"it was a {saved.type} at {saved.place}, now it is a {wishes['Type']} at {place}")
 
     def release(self, slot: Slot, remote: Remote) -> None:
         """Give back what ``remote`` had of the host; the machine has it no more."""

@@ -21,6 +21,7 @@ from cpu_proc.engine import state as st
 from cpu_proc.engine.state import M
 from cpu_proc.hart import Hart
 from cpu_proc.pcie.function import Function
+from cpu_proc.pcie.port import Card
 from cpu_proc.pcie.root import MemoryWindow, Root
 from cpu_proc.platform import bus as platform_bus
 from cpu_proc.platform import virtio_mmio
@@ -35,6 +36,7 @@ from cpu_proc.platform.rtc import Rtc
 from cpu_proc.platform.uart import Uart
 from cpu_proc.platform.wired import Slots, WiredDevice
 from cpu_proc.remote import Remote
+from cpu_proc.saved_device import SavedDevice
 from protocol.layout import IrqPage
 from protocol.memory import GuestMemory
 
@@ -149,8 +151,15 @@ class Board:
         """The devices of the platform bus, which the device tree names."""
         return [device for device in self.platform.devices if isinstance(device, platform_bus.PlatformDevice)]
 
-    def add(self, remote: Remote) -> None:
-        """Put a device of another process into its slot."""
+    def add(self, remote: Remote, saved: SavedDevice | None = None) -> None:
+        """Put a device of another process into its slot; one of a snapshot has been there."""
+        if saved and isinstance(remote, Card):
+            remote.port.card = remote
+        self._add(remote)
+        if saved:
+            remote.last_words = saved.delivered
+
+    def _add(self, remote: Remote) -> None:
         if isinstance(remote, Function):
             self.root.add(remote)
         elif isinstance(remote, WiredDevice):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cpu_proc import figures, perf_map, saving
+from cpu_proc import figures, perf_map
 from cpu_proc.attach import Slot
 from cpu_proc.eject import Ejector
 from cpu_proc.engine.disassembler import disassemble
@@ -15,6 +16,7 @@ from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
 from cpu_proc.isa import abi
 from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
+from cpu_proc.snapshot import Snapshots
 from protocol import names
 from protocol.bus import BusError
 from protocol.errors import BusvmError
@@ -35,8 +37,12 @@ def _refuse(name: str, text: str) -> BusError:
 class Machine1:
     """org.busvm.Machine1."""
 
-    def __init__(self, vm: str, machine: Machine, started_ns: int, debugger: Server) -> None:
+    def __init__(
+        self, vm: str, machine: Machine, started_ns: int, debugger: Server, snapshots: Callable[[], Snapshots]
+    ) -> None:
+        """``snapshots`` is asked once devices can be there."""
         self.name = vm
+        self._snapshots = snapshots
         self.interrupts = "aia"
         self.clock_source = machine.clock.source
         self._machine = machine
@@ -104,10 +110,7 @@ class Machine1:
 
     async def save_state(self, folder: str) -> None:
         """Save into a folder, between two instructions."""
-        try:
-            await self._do(lambda: saving.save(self._machine, Path(folder)))
-        except BusvmError as error:
-            raise _refuse("Failed", error.message) from error
+        await self._snapshots().save(Path(folder))
 
     async def write_perf_map(self) -> tuple[str, int]:
         """Name translated blocks for perf, between two instructions."""

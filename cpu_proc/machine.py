@@ -218,12 +218,12 @@ class Machine:
 
     def stalled(self, device: str | None) -> None:
         """Note that a device does not answer; guest time stands still meanwhile, and all harts."""
-        if device is not None:
+        if device is not None and self.state != PAUSED:
             if self._serving is not None:
                 self.gate.drive_out(self._serving)
             self.clock.stop()
             self._set_state(STALLED, f"{device} does not answer")
-        elif self.state == STALLED:
+        elif device is None and self.state == STALLED:
             self.clock.start()
             self._set_state(RUNNING, "")
 

@@ -1,39 +1,44 @@
-"""The state of a machine in a folder: ``state`` (MessagePack) and ``ram`` (a sparse copy), saved and loaded exactly.
+"""The state of a machine in a folder: ``state`` (MessagePack in a zstd frame) and ``ram`` (``protocol.chunks``).
 
 Saved is what a guest could tell apart: architectural registers, levels of wires, registers of devices, guest time.
 What follows from it (translations, decoded code) is made anew. A hart is saved between two instructions; an access
-that Python has served but the instruction not yet taken is part of its state.
+that Python has served but the instruction not yet taken is part of its state, and so are interrupts posted to it.
+Devices in other processes are their pages (``cpu_proc.saved_device``), which they have finished before.
 """
 
 from __future__ import annotations
 
-import os
+import mmap
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import zstandard
 
 from cpu_proc.engine import state as st
 from cpu_proc.hart import Hart
 from cpu_proc.machine import Machine
-from protocol.errors import ConfigError, HostError
+from cpu_proc.saved_device import SavedDevice
+from protocol import chunks
+from protocol.errors import ConfigError, HostError, Malformed
 
-VERSION = 1
-_BLOCK = 1 << 16
-_STATE, _RAM = "state", "ram"
+VERSION = 2
+STATE, RAM = "state", "ram"
+_STATE_MAX = 256 << 20
+_POSTED = {  # slots, and where others leave what is to come there
+    "MIP": "POSTED_MIP",
+    **{f"{file}_EIP{word}": f"POSTED_{file}{word}" for file in ("MI", "SI") for word in range(4)},
+}
 
 
-def save(machine: Machine, folder: Path) -> None:
-    """Write the state of a machine that stands still.
+def save(machine: Machine, folder: Path, remotes: Sequence[SavedDevice] = ()) -> None:
+    """Write the state of a machine that stands still, with that of its devices in other processes.
 
     Raises:
-        ConfigError: it has devices in other processes, whose state is not ours to save.
         HostError: the folder cannot be written.
     """
-    if machine.board.remotes:
-        others = ", ".join(remote.id for remote in machine.board.remotes)
-        raise ConfigError(f"devices in other processes cannot be saved yet: {others}")
     state = {
         "version": VERSION,
         "machine": _shape(machine),
@@ -42,28 +47,34 @@ def save(machine: Machine, folder: Path) -> None:
         "rom": machine.board.rom.data,
         "harts": [_hart(hart) for hart in machine.harts],
         "devices": {name: _fields(device) for name, device in machine.board.stateful().items()},
+        "remotes": [remote.to_plain() for remote in remotes],
     }
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_ram(machine, folder / _RAM)
-        (folder / _STATE).write_bytes(msgpack.packb(state))
+        ram = machine.ram
+        with (folder / RAM).open("wb") as file:
+            chunks.write(file, ram.size, chunks.data_in(ram.fd, ram.size), lambda at, n: ram.u8[at : at + n])
+        packer = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        (folder / STATE).write_bytes(packer.compress(msgpack.packb(state)))
     except OSError as error:
         raise HostError(f"cannot save to {folder}: {error.strerror}") from error
 
 
-def load(machine: Machine, folder: Path) -> None:
-    """Put a machine that has not started into the state of ``folder``.
+def load(machine: Machine, folder: Path) -> list[SavedDevice]:
+    """Put a machine that has not started into the state of ``folder``; return its devices in other processes.
 
     Raises:
         ConfigError: there is no state, or it is of another kind of machine.
     """
     try:
-        state = msgpack.unpackb((folder / _STATE).read_bytes(), strict_map_key=False)
+        frame = (folder / STATE).read_bytes()
+        plain = zstandard.ZstdDecompressor().decompress(frame, max_output_size=_STATE_MAX)
+        state = msgpack.unpackb(plain, strict_map_key=False)
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise ConfigError(f"{folder} holds no state of version {VERSION}")
         if state["machine"] != _shape(machine):
             raise ConfigError(f"{folder} is of another machine: {state['machine']}, this one is {_shape(machine)}")
-        _read_ram(machine, folder / _RAM)
+        _read_ram(machine, folder / RAM)
         machine.blob, machine.board.rom.data = state["blob"], state["rom"]
         machine.clock.set_ticks(state["time_ns"] // st.TICK_NS)  # where instructions are the clock, the hart's count
         for hart, values in zip(machine.harts, state["harts"], strict=True):
@@ -71,9 +82,10 @@ def load(machine: Machine, folder: Path) -> None:
         for name, device in machine.board.stateful().items():
             _set_fields(device, state["devices"][name])
         machine.board.update_windows()
+        return [SavedDevice.from_plain(remote, folder) for remote in state["remotes"]]
     except OSError as error:
         raise ConfigError(f"cannot read the state in {folder}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException, zstandard.ZstdError, Malformed) as error:
         raise ConfigError(f"the state in {folder} is broken: {type(error).__name__}: {error}") from error
 
 
@@ -89,7 +101,7 @@ def _shape(machine: Machine) -> dict[str, Any]:
 
 def _hart(hart: Hart) -> dict[str, Any]:
     return {
-        "slots": {name: hart[name] for name in st.SAVED},
+        "slots": {name: hart[name] | (hart[_POSTED[name]] if name in _POSTED else 0) for name in st.SAVED},
         "x": hart.x.tobytes(),
         "f": hart.f.tobytes(),
         "condition": hart.condition,
@@ -124,21 +136,15 @@ def _set_fields(device: Any, values: dict[str, Any]) -> None:
             setattr(device, name, set(values[name]) if isinstance(present, set) else values[name])
 
 
-def _write_ram(machine: Machine, path: Path) -> None:
-    nothing = bytes(_BLOCK)
-    with path.open("wb") as file:
-        for offset in range(0, machine.ram.size, _BLOCK):
-            block = bytes(machine.ram.u8[offset : offset + _BLOCK])
-            if block != nothing:
-                os.pwrite(file.fileno(), block, offset)
-        file.truncate(machine.ram.size)
-
-
 def _read_ram(machine: Machine, path: Path) -> None:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != machine.ram.size:
-            raise ConfigError(f"{path} is cut off")
-        for offset in range(0, machine.ram.size, _BLOCK):
-            block, place = file.read(_BLOCK), machine.ram.u8[offset : offset + _BLOCK]
-            if block != bytes(place):  # what is as it was stays untouched: most is empty, in both
-                place[:] = block
+    ram = machine.ram
+    ram.map.madvise(mmap.MADV_REMOVE)  # what was placed there must not shine through
+
+    def put(at: int, data: bytes) -> None:
+        ram.u8[at : at + len(data)] = data
+
+    try:
+        with path.open("rb") as file:
+            chunks.read(file, ram.size, put)
+    except Malformed as error:
+        raise ConfigError(f"{path}: {error.message}") from error

@@ -38,6 +38,7 @@ class Offer:
     link: str
     cpu_pid: int
     calls: list[int]
+    saved: int
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
@@ -47,7 +48,7 @@ class Offer:
             Malformed: a key is missing or of the wrong type. The descriptors in it are closed.
         """
         types: dict[str, type] = {"vm": str, "link": str, "doorbells": list, "calls": list}
-        body = {"calls": [], **body}
+        body = {"calls": [], "saved": -1, **body}
         for field in fields(cls):
             if not isinstance(body.get(field.name), types.get(field.name, int)):
                 close_all(body)
@@ -57,7 +58,7 @@ class Offer:
 
 def close_all(body: dict[str, Any]) -> None:
     """Close every descriptor in the body of a refused offer."""
-    for key in ("ram", "page", "irq", "clock", "irq_event"):
+    for key in ("ram", "page", "irq", "clock", "irq_event", "saved"):
         _close(body.get(key))
     for key in ("doorbells", "calls"):
         fds = body.get(key)

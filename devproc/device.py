@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from devproc.describe import digest
 from devproc.registers import Bar, Register, RegisterMap
@@ -331,6 +331,23 @@ class Device:
 
     def close(self) -> None:
         """Give up all host resources."""
+
+    # snapshots
+
+    def save(self, file: BinaryIO) -> None:
+        """Write what belongs to the guest and is not in the page; called while quiesced, nothing by default.
+
+        Raises:
+            BusvmError: it cannot be saved.
+        """
+
+    def load(self, file: BinaryIO) -> None:
+        """Take what ``save`` of another process wrote, before ``attach`` to the page that was saved with it.
+
+        Raises:
+            BusvmError: it does not fit.
+        """
+        raise ConfigError("it has nothing to be loaded", hint="the vm.toml of then")
 
     # events
 

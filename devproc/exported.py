@@ -81,6 +81,10 @@ class Device1:
         """Leave."""
         await asyncio.wrap_future(self._loop.call(self._loop.detach))
 
+    async def save(self, descriptor: int) -> None:
+        """Write what is not in the page."""
+        await asyncio.wrap_future(self._loop.call(lambda: self._loop.save(descriptor)))
+
     async def reset(self) -> None:
         """Power-on state, only while not attached."""
         await asyncio.wrap_future(self._loop.call(self._loop.reset))

@@ -11,14 +11,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
+from typing import BinaryIO
 
-from devproc.attachment import Attachment, Offer
+from devproc.attachment import Attachment, Offer, close_all
 from devproc.device import Device
 from devproc.events import EventLoop
 from devproc.tracing import Observer
 from protocol import messages
-from protocol.errors import BusvmError, ConfigError
+from protocol.errors import BusvmError, ConfigError, HostError
 from protocol.log import Context
 from protocol.trace import SOURCE, Kind, TracePage
 
@@ -186,6 +188,9 @@ class DeviceLoop(EventLoop):
         """
         device = self.device
         doorbells = device.doorbells
+        if offer.saved >= 0:
+            with os.fdopen(offer.saved, "rb") as file:
+                self._load(offer, file)
         attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells, calls=device.calls)
         if self._attachment is not None:
             attachment.close()
@@ -205,6 +210,27 @@ class DeviceLoop(EventLoop):
         self._enter(ATTACHED)
         logger.info("attached%s", ", going on from the page" if resumed else "")
         return {"version": offer.version, "epoch": offer.epoch, "resumed": int(resumed)}
+
+    def _load(self, offer: Offer, file: BinaryIO) -> None:
+        try:
+            self.device.load(file)
+        except BusvmError:
+            close_all({field.name: getattr(offer, field.name) for field in fields(offer) if field.name != "saved"})
+            raise
+
+    def save(self, fd: int) -> None:
+        """Write what belongs to the guest and is not in the page into ``fd``, which is closed then.
+
+        Raises:
+            BusvmError: the device is not quiesced, cannot be saved, or there is no room.
+        """
+        with os.fdopen(fd, "wb") as file:
+            if not self.device.quiesced:
+                raise ConfigError("the device is not quiesced")
+            try:
+                self.device.save(file)
+            except OSError as error:
+                raise HostError(f"it cannot be written: {error.strerror}") from error
 
     def detach(self) -> None:
         """Stop at a descriptor boundary, finish host I/O, leave; the page stays."""

@@ -34,6 +34,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "link": "link",
     "attach": "plug",
     "detach": "plug",
+    "snapshot": "snapshot",
     "gdb": "gdb",
     "image": "images",
     "doctor": "doctor",

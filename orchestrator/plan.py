@@ -115,9 +115,18 @@ class Plan:
 
 
 def make(
-    config: Config, runtime: Runtime, *, guest: Path, debug: Collection[str] = (), stop_at_start: bool = False
+    config: Config,
+    runtime: Runtime,
+    *,
+    guest: Path,
+    debug: Collection[str] = (),
+    stop_at_start: bool = False,
+    state: Path | None = None,
 ) -> Plan:
-    """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger."""
+    """Return the plan; ``guest`` boots where no kernel is named, the ``debug`` devices are left to a debugger.
+
+    With ``state`` the machine goes on from what was saved there.
+    """
     bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
     ports = range(schema.FIRST_PORT, schema.FIRST_PORT + config.ports)
     free = {bus: iter([n for n in slots if bus != "pci" or n not in ports]) for bus, slots in schema.SLOTS.items()}
@@ -132,7 +141,7 @@ def make(
         )
         for device in config.devices
     )
-    cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start)
+    cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start, state=state)
     back_ends = tuple(found for device in config.devices if (found := _back_end(config.folder, device, runtime)))
     hubs = tuple(_hub(config, hub, runtime) for hub in config.hubs)
     services = tuple(_service(config, service, runtime) for service in config.services)
@@ -187,7 +196,13 @@ def environment() -> dict[str, str]:
 
 
 def _cpu(
-    config: Config, devices: tuple[Process, ...], runtime: Runtime, guest: Path, *, stop_at_start: bool = False
+    config: Config,
+    devices: tuple[Process, ...],
+    runtime: Runtime,
+    guest: Path,
+    *,
+    stop_at_start: bool = False,
+    state: Path | None = None,
 ) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
@@ -209,6 +224,8 @@ def _cpu(
         argv += [f"--cmdline={config.cmdline}"]
     if stop_at_start:
         argv += ["--stop-at-start"]
+    if state:
+        argv += ["--state", str(state)]
     if config.ports:
         argv += ["--ports", str(config.ports)]
     for device in devices:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import BinaryIO
 
 from devproc.device import Device
 from devproc.ivshmem.guest_peer import GuestPeer
+from protocol.errors import ConfigError
 
 
 class PeerDevice(Device):
@@ -31,6 +33,10 @@ class PeerDevice(Device):
     def sources(self) -> dict[int, Callable[[], None]]:
         """Watch the server, and our eventfds while they are ours."""
         return {self.peer.fd: self.peer.turn}
+
+    def save(self, file: BinaryIO) -> None:
+        """Refuse: the memory is others' too, who go on."""
+        raise ConfigError("memory that is shared with others cannot be saved", hint="detach the device first")
 
     def figures(self) -> dict[str, int]:
         """Add who is there."""

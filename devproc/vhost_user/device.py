@@ -7,7 +7,7 @@ process is on the path of no request. The config space is the back-end's, or fol
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from devproc.device import Machine
 from devproc.registers import Bar
@@ -194,6 +194,10 @@ class VhostUserDevice(RingLender):
         self._store_space()
         if self._running:
             self.notify_config()
+
+    def save(self, file: BinaryIO) -> None:
+        """Refuse: what the back-end has is not ours to save."""
+        raise ConfigError("what its back-end has cannot be saved", hint="detach the device first")
 
     def drain(self) -> None:
         """Take all rings back."""

@@ -12,6 +12,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import BinaryIO
 
 from devproc.throttle import Throttle, Waiting
 from devproc.virtio_blk.backend import Image
@@ -262,6 +263,18 @@ class BlockDevice(BlockTransfers):
         while self.pool.busy:
             self._poll.poll()
             self._collect()
+
+    def save(self, file: BinaryIO) -> None:
+        """Write which content of the image the page goes with, and changes that end with this process."""
+        from devproc.virtio_blk import saved
+
+        saved.save(self.image, file)
+
+    def load(self, file: BinaryIO) -> None:
+        """Check the one and take over the others."""
+        from devproc.virtio_blk import saved
+
+        saved.load(self.image, file)
 
     def close(self) -> None:
         """End the threads and close the image."""

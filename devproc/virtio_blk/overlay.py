@@ -12,11 +12,12 @@ import secrets
 import tempfile
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 from devproc.virtio_blk.backend import PUNCH_HOLE, Image, fallocate
 from devproc.virtio_blk.backing import CANNOT, Views
 from devproc.virtio_blk.spec import SECTOR
-from protocol.errors import ConfigError, HostError
+from protocol.errors import ConfigError, HostError, Malformed
 
 BLOCK = 64 << 10
 _OLD, _NEW = b"\0", b"\1"
@@ -37,7 +38,7 @@ class Overlay:
         self.path: Path = base.path
         self.mortal = secrets.randbits(63) | 1
         self._size = base.sectors * SECTOR
-        self._map = bytearray(-(-self._size // BLOCK))
+        self.map = bytearray(-(-self._size // BLOCK))
         self._turn = threading.Lock()
         try:
             folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else None)
@@ -50,7 +51,7 @@ class Overlay:
     @property
     def written(self) -> bool:
         """Whether anything was changed."""
-        return _NEW in self._map
+        return _NEW in self.map
 
     @property
     def sectors(self) -> int:
@@ -60,7 +61,7 @@ class Overlay:
     def read_nowait(self, views: Views, offset: int, length: int) -> bool:
         """Read if that needs no waiting, which the image alone can tell."""
         inside = offset + length <= self.base.sectors * SECTOR
-        changed = self._map.find(_NEW, offset // BLOCK, -(-(offset + length) // BLOCK)) >= 0
+        changed = self.map.find(_NEW, offset // BLOCK, -(-(offset + length) // BLOCK)) >= 0
         return inside and not changed and self.base.read_nowait(views, offset, length)
 
     def read(self, views: Views, offset: int) -> None:
@@ -70,7 +71,7 @@ class Overlay:
             while at < len(view):
                 length = self._run(offset, len(view) - at)
                 with view[at : at + length] as part:
-                    if self._map[offset // BLOCK]:
+                    if self.map[offset // BLOCK]:
                         _read(self._fd, part, offset)
                     else:
                         self._read_base(part, offset)
@@ -80,8 +81,8 @@ class Overlay:
     def _run(self, offset: int, most: int) -> int:
         """Return how many bytes from ``offset`` on have their content in the same file."""
         first = offset // BLOCK
-        other = _OLD if self._map[first] else _NEW
-        end = self._map.find(other, first)
+        other = _OLD if self.map[first] else _NEW
+        end = self.map.find(other, first)
         return min(most, end * BLOCK - offset) if end >= 0 else most
 
     def _read_base(self, view: memoryview, offset: int) -> None:
@@ -127,15 +128,15 @@ class Overlay:
         """Copy the blocks of which only a part is about to be written."""
         for block in {start // BLOCK, (end - 1) // BLOCK} if end > start else ():
             low, high = block * BLOCK, min((block + 1) * BLOCK, self._size)
-            if not self._map[block] and (start > low or end < high):
+            if not self.map[block] and (start > low or end < high):
                 with memoryview(bytearray(high - low)) as copy:
                     self._read_base(copy, low)
                     _write(self._fd, copy, low)
-                self._map[block] = 1
+                self.map[block] = 1
 
     def _mark(self, start: int, end: int) -> None:
         first, last = start // BLOCK, -(-end // BLOCK)
-        self._map[first:last] = _NEW * (last - first)
+        self.map[first:last] = _NEW * (last - first)
 
     def flush(self) -> None:
         """Do nothing: what ends with the process need not survive the host."""
@@ -151,8 +152,31 @@ class Overlay:
             raise ConfigError(f"{size} bytes are less than now, or no multiple of {self.base.block}")
         with self._turn:
             os.ftruncate(self._fd, size)
-            self._map.extend(bytes(-(-size // BLOCK) - len(self._map)))
+            self.map.extend(bytes(-(-size // BLOCK) - len(self.map)))
             self._size = size
+
+    def save(self, file: BinaryIO) -> None:
+        """Write the changed blocks; nobody writes the disk meanwhile."""
+        from protocol import chunks  # and with it zstandard, which a disk seldom needs
+
+        def read(at: int, length: int) -> bytes:
+            return os.pread(self._fd, length, at).ljust(length, b"\0")
+
+        chunks.write(file, self._size, chunks.data_in(self._fd, self._size), read)
+
+    def load(self, file: BinaryIO, changed: bytes, mortal: int) -> None:
+        """Take the changes of another process over, which the guest believes to be there.
+
+        Raises:
+            Malformed: the file is broken, or of another disk.
+        """
+        from protocol import chunks
+
+        if len(changed) != len(self.map) or set(changed) - {0, 1}:
+            raise Malformed("what was saved of the disk is of another one")
+        chunks.read(file, self._size, lambda at, data: _write(self._fd, memoryview(data), at))
+        self.map[:] = changed
+        self.mortal = mortal
 
     def close(self) -> None:
         """Forget the changes and close the image."""

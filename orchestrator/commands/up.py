@@ -40,10 +40,18 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--debug", metavar="DEV", action="append", default=[], help="leave this device to you, under Python's debugger"
     )
+    parser.add_argument("--restore", metavar="NAME", help="go on from this snapshot (`orchestrator snapshot list`)")
     parser.add_argument(
         "--stop-at-start", action="store_true", help="hold the guest before its first instruction, for a debugger"
     )
     parser.set_defaults(run=run)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Return the options of ``orchestrator up`` with these words."""
+    top = argparse.ArgumentParser()
+    add(top.add_subparsers(dest="verb"))
+    return top.parse_args(["up", *words])
 
 
 def file_meant(given: Path | None) -> Path | None:
@@ -70,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         guest=elf_path(),
         debug=frozenset(options.debug),
         stop_at_start=options.stop_at_start,
+        state=_checked_snapshot(runtime, options.restore) if options.restore else None,
     )
     if options.dry_run:
         sys.stdout.write(json.dumps(planned.to_json(), indent=2) + "\n")
@@ -91,6 +100,14 @@ def run(options: argparse.Namespace) -> int:
         return attend(running, config, terminal)
     finally:
         running.end()
+
+
+def _checked_snapshot(runtime: Runtime, name: str) -> Path:
+    from orchestrator import snapshots
+
+    folder = snapshots.find(runtime, name)
+    snapshots.Manifest.read(folder).check(folder)
+    return folder
 
 
 def bring_up(config: Config, planned: plan.Plan, runtime: Runtime, held: lock.Lock, audience: report.Report) -> Running:

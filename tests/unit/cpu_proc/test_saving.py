@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
+import zstandard
 
 from cpu_proc import saving
 from cpu_proc.machine import Machine
@@ -98,6 +99,18 @@ def test_memory_that_the_guest_cleared_is_clear_in_the_loaded_machine(kernel: Pa
     assert clear
 
 
+def packed(state: object) -> bytes:
+    """Return what a file of that state holds."""
+    return zstandard.ZstdCompressor().compress(msgpack.packb(state))
+
+
+def flip(path: Path, at: int) -> None:
+    """Change a bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
 def close(machine: Machine) -> None:
     machine.close()
     for shared in (machine.ram, machine.irq.shared, machine.clock.page.shared):
@@ -112,13 +125,16 @@ def close(machine: Machine) -> None:
         (lambda folder: (folder / "ram").write_bytes(b"short"), "is cut off"),
         (lambda folder: (folder / "state").write_bytes(b"\xc1garbage"), "is broken"),
         (lambda folder: (folder / "state").write_bytes(b""), "is broken"),
-        (lambda folder: (folder / "state").write_bytes(msgpack.packb([1])), "no state of version"),
-        (lambda folder: (folder / "state").write_bytes(msgpack.packb({"version": 99})), "no state of version"),
-        (lambda folder: (folder / "state").write_bytes(msgpack.packb({"version": 1})), "is broken"),
+        (lambda folder: (folder / "state").write_bytes(packed([1])), "no state of version"),
+        (lambda folder: (folder / "state").write_bytes(packed({"version": 99})), "no state of version"),
+        (lambda folder: (folder / "state").write_bytes(packed({"version": 2})), "is broken"),
         (
-            lambda folder: (folder / "state").write_bytes(msgpack.packb({"version": 1, "machine": {"harts": 2}})),
+            lambda folder: (folder / "state").write_bytes(packed({"version": 2, "machine": {"harts": 2}})),
             "is of another machine",
         ),
+        (lambda folder: flip(folder / "ram", 60), "damaged"),
+        (lambda folder: flip(folder / "state", 30), "is broken"),
+        (lambda folder: (folder / "ram").write_bytes((folder / "ram").read_bytes()[:-16]), "is cut off"),
     ],
 )
 def test_a_state_that_is_none_is_named(kernel: Path, tmp_path: Path, spoil: object, message: str) -> None:
