@@ -10,7 +10,7 @@ import time
 
 SUITES = (
     "cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk_under_qemu", "disk", "network",
-    "ivshmem", "workloads",
+    "ivshmem", "snapshots", "workloads",
 )  # fmt: skip
 
 
