@@ -113,15 +113,15 @@ def _qemu(folder: Path, image: Path) -> tuple[list[float], list[float]]:
                 monitor.do("quit")
         (folder / "qmp").unlink(missing_ok=True)
         started = time.monotonic()
-        with Guest([*command, "-incoming", f"exec:cat {state}", *Monitor.option(folder / "qmp")]) as guest:
-            with Monitor(folder / "qmp") as monitor:
-                while monitor.do("query-status")["status"] == "inmigrate":
-                    time.sleep(0.01)
-                monitor.do("cont")
-                guest.type("echo he''re")
-                guest.wait_for("here\n", 60)
-                restores.append(time.monotonic() - started)
-                monitor.do("quit")
+        incoming = [*command, "-incoming", f"exec:cat {state}", *Monitor.option(folder / "qmp")]
+        with Guest(incoming) as guest, Monitor(folder / "qmp") as monitor:
+            while monitor.do("query-status")["status"] == "inmigrate":
+                time.sleep(0.01)
+            monitor.do("cont")
+            guest.type("echo he''re")
+            guest.wait_for("here\n", 60)
+            restores.append(time.monotonic() - started)
+            monitor.do("quit")
         (folder / "qmp").unlink(missing_ok=True)
     return saves, restores
 
