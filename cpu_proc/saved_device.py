@@ -13,10 +13,9 @@ from typing import Any, Self
 from cpu_proc.place import Place
 from cpu_proc.remote import Remote
 from protocol.errors import ProtocolError
-from protocol.layout import DevicePage, IrqPage
+from protocol.layout import IrqPage
 
 HOST_SUFFIX = ".device"
-_OURS = tuple(field for field in DevicePage.fields() if field.writer == "cpu")
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,12 @@ class SavedDevice:
         Raises:
             ProtocolError: it is a device of another shape.
         """
-        page, shared = remote.page, remote.shared
-        if len(self.page) != shared.size or len(self.words) != page.irq_count:
+        page = remote.page
+        if len(self.page) != remote.shared.size or len(self.words) != page.irq_count:
             raise ProtocolError(
                 f"{self.id} has another shape than the one that was saved", hint="the same options as then"
             )
-        kept = {field: shared.load(field.offset, field.width) for field in _OURS}
-        shared.u8[:] = self.page
-        for field, value in kept.items():
-            shared.store(field.offset, field.width, value)
-        page.processed = page.posted
-        page.reply_seq = 0
+        page.adopt(self.page)
         first = (IrqPage.WORDS >> 3) + page.irq_base
         for index, word in enumerate(self.words):
             irq.shared.u64[first + index] = word

@@ -11,6 +11,7 @@ import logging
 import os
 from typing import Any
 
+from devproc import vmstate
 from devproc.attachment import Offer
 from devproc.bus_thread import BusThread
 from devproc.loop import WAITING, DeviceLoop
@@ -202,12 +203,14 @@ class DeviceOnBus(BusThread):
         tree.add(path, TRACE1, Trace1(loop))
         if isinstance(loop.device, VirtioDevice):
             tree.add(path, QUEUES1, Queues1(loop.device))
+        tree.add(vmstate.PATH, vmstate.INTERFACE, vmstate.VMState1(loop, self._id, self._kind))
         for interface, implementation in self._objects.items():
             tree.add(path, interface, implementation)
         loop.device.wiring = BusWiring(bus, self._id, self.later, asyncio.get_running_loop())
         loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
         loop.on_state = lambda: self.later(lambda: tree.changed(path, DEVICE1, "State", "Epoch"))
         await bus.watch_names(self._machine_gone)
+        await bus.queue_for(vmstate.NAME)
         await bus.request_name(names.device_name(self._id))
 
     def _ask_pause(self, bus: Bus, reason: str) -> bool:

@@ -7,6 +7,7 @@ says that everything posted has been processed. Nothing here blocks but ``epoll`
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import time
@@ -40,6 +41,7 @@ class DeviceLoop(EventLoop):
         self.on_state: Callable[[], None] = lambda: None
         self._context = context
         self._attachment: Attachment | None = None
+        self._loaded = b""  # a page to go on from
         for fd, handler in device.sources().items():
             self.watch(fd, partial(self._source, handler))
 
@@ -197,6 +199,10 @@ class DeviceLoop(EventLoop):
             raise ConfigError("attached already", hint="Detach comes first")
         self._context.set(vm=offer.vm, epoch=offer.epoch)
         try:
+            page = attachment.machine.page
+            if self._loaded and not page.initialised:
+                page.adopt(self._loaded)
+            self._loaded = b""
             resumed = device.attach(attachment.machine)
         except BusvmError:
             attachment.close()
@@ -210,6 +216,37 @@ class DeviceLoop(EventLoop):
         self._enter(ATTACHED)
         logger.info("attached%s", ", going on from the page" if resumed else "")
         return {"version": offer.version, "epoch": offer.epoch, "resumed": int(resumed)}
+
+    def take_state(self, beside: BinaryIO) -> bytes:
+        """Return the page of the attached device, with what it has beside in ``beside``; it goes on afterwards.
+
+        Raises:
+            BusvmError: it is not attached, or cannot be saved.
+        """
+        attachment, device = self._attachment, self.device
+        if attachment is None:
+            raise ConfigError("it is attached to no machine, and has no state")
+        was_quiesced = device.quiesced
+        device.quiesce()
+        try:
+            device.save(beside)
+            shared = attachment.machine.page.shared
+            return shared.bytes(0, shared.size)
+        finally:
+            if not was_quiesced:
+                device.resume()
+
+    def load(self, page: bytes, beside: bytes) -> None:
+        """Keep a state for the next attachment to a fresh page.
+
+        Raises:
+            BusvmError: the device is attached, or what it had beside the page does not fit.
+        """
+        if self._attachment is not None:
+            raise ConfigError("it is attached", hint="its state comes first")
+        if beside:
+            self.device.load(io.BytesIO(beside))
+        self._loaded = page
 
     def _load(self, offer: Offer, file: BinaryIO) -> None:
         try:

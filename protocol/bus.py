@@ -157,6 +157,10 @@ class Bus:
         if reply not in (_dbus.RequestNameReply.PRIMARY_OWNER, _dbus.RequestNameReply.ALREADY_OWNER):
             raise HostError(f"{name} is taken on this bus", hint="a device of that id is attached already")
 
+    async def queue_for(self, name: str) -> None:
+        """Own ``name``, or wait in line for it: of some names all who wait are meant."""
+        await self._connection.request_name(name, _dbus.NameFlag.NONE)
+
     async def call(
         self,
         destination: str,

@@ -160,6 +160,21 @@ class DevicePage(Layout):
     calls = Field(0x78, 4, "cpu", "calls of this device, whose source words follow those of the vectors")
     express = Field(0x7C, 4, "cpu", "1 behind a PCIe port: the function has the capabilities of an endpoint there")
 
+    def adopt(self, saved: bytes) -> None:
+        """Take over the page of another machine's device, which was quiesced, but for what ``cpu`` writes.
+
+        Raises:
+            VersionMismatch: it has another size.
+        """
+        if len(saved) != self.shared.size:
+            raise VersionMismatch(f"the saved page has {len(saved)} bytes, this one {self.shared.size}")
+        kept = {field: field.__get__(self) for field in self.fields() if field.writer == "cpu"}
+        self.shared.u8[:] = saved
+        for field, value in kept.items():
+            field.__set__(self, value)
+        self.processed = self.posted
+        self.reply_seq = 0  # requests are counted from the beginning
+
     def bar(self, index: int) -> BarEntry:
         """Return the table entry of BAR ``index``."""
         return BarEntry(self.shared, _BAR_TABLE + index * _BAR_STRIDE)
