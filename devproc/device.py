@@ -17,9 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from devproc.describe import digest
+from devproc.faults import kept
 from devproc.registers import Bar, Register, RegisterMap
 from devproc.state import Record
 from devproc.tracing import Observer
@@ -38,6 +39,10 @@ from protocol.layout import (
 )
 from protocol.log import RateLimit
 from protocol.memory import GuestMemory, Shared
+
+if TYPE_CHECKING:
+    from devproc.events import EventLoop
+    from devproc.faults.faults import Faults
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +77,8 @@ class Machine:
         """Eventfds that interrupt the guest when they are written (``DevicePage``)."""
         self.now_ns: Callable[[], int] = clock.guest_ns if clock else time.time_ns
         """Return guest time in nanoseconds; without a machine the host's."""
+        self.faults: Faults | None = None
+        """What interrupts have to get past, as of the device."""
 
     @classmethod
     def private(
@@ -102,6 +109,10 @@ class Machine:
 
     def message(self, vector: int) -> None:
         """Send one message of MSI-X ``vector``; table, masks and pending bits are ``cpu_proc``'s work."""
+        if self.faults is None or self.faults.signals.message(vector, self._send):
+            self._send(vector)
+
+    def _send(self, vector: int) -> None:
         if vector + 1 < self._count:
             source = self._base + 1 + vector
             self._publish(source, self.irq.word(source) + 1)
@@ -109,7 +120,13 @@ class Machine:
     def line(self, level: bool) -> None:
         """Set the level of the wire: INTx of a PCI function."""
         if self.irq.word(self._base) != level:
-            self._publish(self._base, int(level))
+            if self.faults is None or self.faults.signals.line(level, self._hold):
+                self._hold(level)
+        elif self.faults is not None and not level:
+            self.faults.signals.line(level, self._hold)  # what was to be raised later is not wanted any more
+
+    def _hold(self, level: bool) -> None:
+        self._publish(self._base, int(level))
 
     def _publish(self, source: int, word: int) -> None:
         self.irq.raise_(source, word)
@@ -188,6 +205,11 @@ class Device:
         """What connects guest and others past this process."""
         self.observer: Observer | None = None
         """There while somebody traces."""
+        self.faults: Faults | None = None
+        """There while something is to go wrong; ``known_faults`` stays when its last rule is gone."""
+        self.known_faults: Faults | None = None
+        self.loop: EventLoop | None = None
+        """What runs the device, if it is not a test or a prompt."""
         self._bad = RateLimit()
 
     # what the declaration says
@@ -219,7 +241,7 @@ class Device:
     @property
     def page_size(self) -> int:
         """Bytes of the device page."""
-        return self.layout()[1]
+        return self.layout()[1] + kept.SIZE
 
     def kinds(self, index: int, bar: Bar) -> bytearray:
         """Return the kind bytes of one BAR."""
@@ -242,8 +264,8 @@ class Device:
         page = machine.page
         self.shared = page.shared
         places, end = self.layout()
-        if page.shared.size < end:
-            raise ConfigError(f"the device page has {page.shared.size} bytes, {end} are needed")
+        if page.shared.size < end + kept.SIZE:
+            raise ConfigError(f"the device page has {page.shared.size} bytes, {end + kept.SIZE} are needed")
         resumed = bool(page.initialised) and not self.forget
         self.forget = False
         if resumed:
@@ -251,12 +273,20 @@ class Device:
         self.images = {index: image for index, (image, _) in places.items() if image} | {CONFIG_BAR: DevicePage.CONFIG}
         self.images |= self.registers.images(self.images)
         self.declare(places)
+        self._adopt_faults(end)
         if resumed:
             self.recover()
         else:
             self.power_on()
             page.initialised = 1
         return resumed
+
+    def _adopt_faults(self, end: int) -> None:
+        """Go on with the faults that a predecessor has left in the page, or begin with those given already."""
+        if self.known_faults is not None or kept.Table(self.shared, end).in_use:
+            from devproc.faults.faults import Faults  # which few processes ever need
+
+            Faults.of(self).attach(end)
 
     def _check_shape(self, places: dict[int, tuple[int, int]]) -> None:
         page = self.machine.page
@@ -327,6 +357,8 @@ class Device:
 
     def release(self) -> None:
         """Drop every view of the machine's memory; it is unmapped next. Subclasses extend it."""
+        if self.known_faults is not None:
+            self.known_faults.leave()
         del self.machine, self.shared
 
     def close(self) -> None:
@@ -358,6 +390,11 @@ class Device:
     def sources(self) -> dict[int, Callable[[], None]]:
         """Return descriptors to watch, and what to call when one is readable."""
         return {}
+
+    def ring(self, index: int) -> None:
+        """Note that doorbell ``index`` has rung."""
+        if self.faults is None or self.faults.signals.rung(index):
+            self.pending.add(index)
 
     def doorbell(self, index: int) -> bool:
         """Serve doorbell ``index``; return whether there is more to do without another ring."""
@@ -391,6 +428,12 @@ class Device:
 
     def read(self, bar: int, offset: int, size: int) -> int:
         """Return what a load of ``size`` bytes finds; outside the device it finds all ones."""
+        if self.faults is None:
+            return self.do_read(bar, offset, size)
+        return self.faults.accesses.read(bar, offset, size, self.do_read)
+
+    def do_read(self, bar: int, offset: int, size: int) -> int:
+        """Do a load that nothing goes wrong with."""
         register = self.registers.at(bar, offset, size)
         if register is not None:
             return register.read(self)
@@ -409,6 +452,13 @@ class Device:
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
         """Do what a store of ``size`` bytes does; what no register takes is dropped and counted."""
+        if self.faults is None:
+            self.do_write(bar, offset, size, value)
+        else:
+            self.faults.accesses.write(bar, offset, size, value, self.do_write)
+
+    def do_write(self, bar: int, offset: int, size: int, value: int) -> None:
+        """Do a store that nothing goes wrong with."""
         register = self.registers.at(bar, offset, size)
         if register is not None and register.access != "r":
             register.write(self, value & register.full, register.full)

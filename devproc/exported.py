@@ -14,6 +14,7 @@ from typing import Any
 from devproc import vmstate
 from devproc.attachment import Offer
 from devproc.bus_thread import BusThread
+from devproc.faults.exported import FAULT1, Fault1
 from devproc.loop import WAITING, DeviceLoop
 from devproc.tracing import fields
 from devproc.virtio import VirtioDevice
@@ -197,10 +198,15 @@ class DeviceOnBus(BusThread):
     async def show(self, bus: Bus, tree: Tree) -> None:
         """Add Device1 and its like."""
         loop, path = self._device_loop, names.device_path(self._id)
+
+        def fired(*what: int | str) -> None:
+            self.later(lambda: tree.signal(path, FAULT1, "Fired", *what))
+
         shown = Device1(loop, device_id=self._id, kind=self._kind, description=self._description)
         tree.add(path, DEVICE1, shown)
         tree.add(path, REGISTERS1, Registers1(loop))
         tree.add(path, TRACE1, Trace1(loop))
+        tree.add(path, FAULT1, Fault1(loop, fired))
         if isinstance(loop.device, VirtioDevice):
             tree.add(path, QUEUES1, Queues1(loop.device))
         tree.add(vmstate.PATH, vmstate.INTERFACE, vmstate.VMState1(loop, self._id, self._kind))

@@ -42,6 +42,7 @@ class DeviceLoop(EventLoop):
         self._context = context
         self._attachment: Attachment | None = None
         self._loaded = b""  # a page to go on from
+        device.loop = self
         for fd, handler in device.sources().items():
             self.watch(fd, partial(self._source, handler))
 
@@ -84,7 +85,7 @@ class DeviceLoop(EventLoop):
 
     def _ring(self, fd: int, index: int) -> None:
         os.eventfd_read(fd)
-        self.device.pending.add(index)
+        self.device.ring(index)
 
     def _serve(self) -> bool:
         """Serve what has rung; return whether more can be done without waiting."""
@@ -107,10 +108,15 @@ class DeviceLoop(EventLoop):
     def _drain_link(self) -> None:
         """Handle messages until there are none: ZeroMQ's descriptor only signals again after that."""
         while self._attachment is not None and not self.stopping:
+            faults = self.device.faults
+            if faults is not None and faults.accesses.held:
+                return
             message = self._attachment.link.receive()
             if message is None:
                 return
-            self._handle(message, self._attachment)
+            attachment = self._attachment
+            if faults is None or not faults.accesses.postpones(message, partial(self._handle, message, attachment)):
+                self._handle(message, attachment)
 
     def _handle(self, message: messages.Any, attachment: Attachment) -> None:
         link = attachment.link

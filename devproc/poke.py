@@ -31,6 +31,10 @@ def settle(device: Device, timeout_s: float = 5.0) -> None:
     for fd, handler in device.sources().items():
         if select.select([fd], [], [], 0)[0]:
             handler()
+    if device.faults is not None:
+        device.faults.settle()
+        if device.pending:
+            settle(device, timeout_s)
 
 
 class Prompt:

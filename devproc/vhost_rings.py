@@ -128,7 +128,7 @@ class Rings:
                 logger.warning("ring %s: %s", ring.index, error.message)
                 self._drop_kick(ring)
                 return
-        self._device.pending.add(ring.index)
+        self._device.ring(ring.index)
 
     # notifications
 

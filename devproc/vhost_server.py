@@ -31,6 +31,7 @@ class Server(EventLoop):
         self._place = place
         self._once = once or not place.listens
         self._session: Session | None = None
+        device.loop = self
         device.attach(Machine.private(device.page_size, memory=GuestMemory(Words(memoryview(b"")), 0)))
         for fd, handler in device.sources().items():
             self.watch(fd, handler)

@@ -107,6 +107,8 @@ class VirtioDevice(VirtioTransport):
         """Return several chains: the head of each, and how many bytes were written."""
         if self.queues.get(queue.index) is not queue:
             return
+        if self.faults is not None:
+            done = self.faults.requests.finished(queue, done)
         observer, order, push = self.observer, queue.order, queue.push
         for head, written in done:
             if observer:
@@ -126,13 +128,14 @@ class VirtioDevice(VirtioTransport):
 
     def take(self, queue: Virtqueue) -> Chain | None:
         """Take the next chain off a queue, or ``None``: none is there, or the queue is broken."""
-        chain = queue.pop()
-        if chain is not None:
+        while (chain := queue.pop()) is not None:
             if self.observer:
                 memory = self.machine.memory
                 self.observer.taken(memory, queue.index, chain.head, chain.readable, chain.writable)
             if queue.order is not None:
                 queue.order.took(chain.head)
+            if self.faults is None or self.faults.requests.taken(queue, chain):
+                break
         return chain
 
     def doorbell(self, index: int) -> bool:

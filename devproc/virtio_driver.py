@@ -65,7 +65,7 @@ class Driver:
 
     def serve(self, index: int = 0) -> list[tuple[int, int]]:
         """Ring the doorbell, and return what came back: head and bytes written."""
-        self.device.pending.add(index)
+        self.device.ring(index)
         settle(self.device)
         return self.queues[index].collect()
 

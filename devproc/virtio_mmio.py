@@ -95,7 +95,7 @@ class VirtioMmio(VirtioTransport):
     def _notified(self, value: int) -> None:
         """Serve a doorbell that came as a write: from the bus, or by hand. Its upper half is NOTIFICATION_DATA's."""
         if value & 0xFFFF < self.queue_count:
-            self.pending.add(value & 0xFFFF)
+            self.ring(value & 0xFFFF)
 
     @queue_desc_low.on_write
     def _desc_low(self, value: int) -> None:

@@ -189,6 +189,6 @@ class VirtioPci(PciDevice, VirtioTransport):
             return
         offset, size = place
         if offset >= _NOTIFY:
-            self.pending.add((offset - _NOTIFY) // NOTIFY_MULTIPLIER)
+            self.ring((offset - _NOTIFY) // NOTIFY_MULTIPLIER)
         else:
             self.write(self.bar4.index, offset, size, value & (1 << 8 * size) - 1)

@@ -71,6 +71,10 @@ class VirtioTransport(Device):
 
     # what a transport adds
 
+    def queue_role(self, index: int) -> str:
+        """Return what a queue is for, in a word: rules of faults may say it in the place of numbers."""
+        return ""
+
     def fit(self) -> None:
         """Derive the shape of the transport from the number of queues."""
 

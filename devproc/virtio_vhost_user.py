@@ -154,7 +154,8 @@ class VirtioVhostUser(VirtioTransport):
 
     def notify(self, queue: Virtqueue) -> None:
         """Tell that buffers are used."""
-        self.on_used(queue.index)
+        if self.faults is None or self.faults.signals.message(queue.index, self.on_used):
+            self.on_used(queue.index)
 
     def notify_config(self) -> None:
         """Tell that the config space has changed."""

@@ -32,6 +32,7 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "powerdown": "control",
     "restart": "control",
     "link": "link",
+    "fault": "fault",
     "attach": "plug",
     "detach": "plug",
     "snapshot": "snapshot",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from devproc.device import Device
+from devproc.faults.option import with_faults
 from devproc.host import Program, main
 from devproc.vhost_user.config import Config
 from devproc.vhost_user.device import VhostUserDevice
@@ -68,12 +69,14 @@ def _open(options: argparse.Namespace) -> Device:
         raise
 
 
-PROGRAM = Program(
-    type="vhost-user",
-    description="A virtio device that a vhost-user back-end serves.",
-    open=_open,
-    add_arguments=_add_arguments,
-    transports=tuple(TRANSPORTS),
+PROGRAM = with_faults(
+    Program(
+        type="vhost-user",
+        description="A virtio device that a vhost-user back-end serves.",
+        open=_open,
+        add_arguments=_add_arguments,
+        transports=tuple(TRANSPORTS),
+    )
 )
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devproc.device import Device
+from devproc.faults.option import with_faults
 from devproc.host import Commands, Program, main
 from devproc.virtio import TRANSPORTS
 from devproc.virtio_blk.config import Config, add_policies, policies
@@ -94,17 +95,19 @@ def _poke(device: Device) -> Commands:
     return commands(device)
 
 
-PROGRAM = Program(
-    type="virtio-blk",
-    description="A virtio disk over a raw image.",
-    open=_open,
-    add_arguments=_add_arguments,
-    transports=tuple(TRANSPORTS),
-    capabilities={"type": "block", "features": ["read-only", "blk-file"]},
-    poke=_poke,
-    objects=_objects,
-    device=BlockDevice,
-    vhost_user=True,
+PROGRAM = with_faults(
+    Program(
+        type="virtio-blk",
+        description="A virtio disk over a raw image.",
+        open=_open,
+        add_arguments=_add_arguments,
+        transports=tuple(TRANSPORTS),
+        capabilities={"type": "block", "features": ["read-only", "blk-file"]},
+        poke=_poke,
+        objects=_objects,
+        device=BlockDevice,
+        vhost_user=True,
+    )
 )
 
 

@@ -73,6 +73,10 @@ class ConsoleDevice(VirtioDevice):
         """Return where each port is."""
         return {port.config.name or "console": str(port.config.path or "-") for port in self.ports}
 
+    def queue_role(self, index: int) -> str:
+        """Return what a queue is for (virtio 1.2 §5.3.2)."""
+        return "control" if index in (2, 3) else "tx" if index % 2 else "rx"
+
     # state
 
     def state_size(self) -> int:

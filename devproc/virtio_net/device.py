@@ -301,6 +301,12 @@ class NetworkCard(VirtioDevice):
             self._show()
         return False
 
+    def queue_role(self, index: int) -> str:
+        """Return what a queue is for."""
+        if index == (self.control_queue if self.records else self.queue_count - 1):
+            return "control"
+        return "tx" if index % 2 else "rx"
+
     def _receiver(self, queue: Virtqueue) -> Receiver:
         mergeable = bool(self.negotiated & NetFeature.MRG_RXBUF)
         ram = self.machine.memory.ram.u8
