@@ -283,10 +283,12 @@ class Device:
 
     def _adopt_faults(self, end: int) -> None:
         """Go on with the faults that a predecessor has left in the page, or begin with those given already."""
-        if self.known_faults is not None or kept.Table(self.shared, end).in_use:
+        if self.known_faults is not None:
+            self.known_faults.attach(end)
+        elif kept.Table(self.shared, end).in_use:
             from devproc.faults.faults import Faults  # which few processes ever need
 
-            Faults.of(self).attach(end)
+            Faults.of(self)
 
     def _check_shape(self, places: dict[int, tuple[int, int]]) -> None:
         page = self.machine.page

@@ -62,6 +62,8 @@ class Faults:
         """Return the faults of ``device``, which may have none yet."""
         if device.known_faults is None:
             device.known_faults = cls(device)
+            if hasattr(device, "machine"):
+                device.known_faults.attach(device.layout()[1])
         return device.known_faults
 
     # rules

@@ -168,7 +168,6 @@ _PIECES = st.sampled_from(
 def test_no_text_raises_anything_else(text: str) -> None:
     try:
         rule = parse(text, DISK)
-    except ConfigError as error:
-        assert "\n" not in error.message.replace(text, "")
-    else:
-        assert parse(said(rule, DISK), DISK) == rule
+    except ConfigError:
+        return
+    assert parse(said(rule, DISK), DISK) == rule

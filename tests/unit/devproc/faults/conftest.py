@@ -1,0 +1,72 @@
+"""Devices in this process that something goes wrong with, with no loop: what is put off is waited for by ``settle``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devproc.device import Device, Machine
+from devproc.faults.faults import Faults
+from devproc.template.clock import Clock
+from devproc.template.device import Config, Rng
+from devproc.virtio_blk.config import Config as DiskConfig
+from devproc.virtio_blk.device import BlockDevice, open_device
+from devproc.virtio_blk.prompt import Disk
+
+MakeDisk = Callable[..., Disk]
+
+
+def attached(device: Device) -> Iterator[Device]:
+    """Attach a device to a machine of its own, and take it away."""
+    machine = Machine.private(device.page_size)
+    device.attach(machine)
+    yield device
+    device.detach()
+    device.release()
+    if device.known_faults is not None:
+        device.known_faults.close()
+    device.close()
+    machine.close()
+
+
+@pytest.fixture
+def rng() -> Iterator[Device]:
+    """Return a source of 1, 2, 3 …"""
+    words = iter(range(1, 1000))
+    yield from attached(Rng(Config(limit=5), source=lambda _bits: next(words)))
+
+
+@pytest.fixture
+def clock() -> Iterator[Device]:
+    """Return a device on the platform bus."""
+    yield from attached(Clock())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Return a function that makes a ready disk of 64 KiB, of which each sector is full of its number."""
+    image = tmp_path / "disk"
+    image.write_bytes(b"".join(bytes([number]) * 512 for number in range(128)))
+    made: list[tuple[BlockDevice, Machine]] = []
+
+    def build(*rules: str, transport: str = "pci", features: int = 0) -> Disk:
+        device = open_device(DiskConfig(image=image, threads=1), transport)
+        machine = Machine.private(device.page_size)
+        for rule in rules:
+            Faults.of(device).add(rule, started=True)
+        device.attach(machine)
+        disk = Disk(device, features, 16)
+        disk.set_up()
+        made.append((device, machine))
+        return disk
+
+    yield build
+    for device, machine in made:
+        device.detach()
+        device.release()
+        if device.known_faults is not None:
+            device.known_faults.close()
+        device.close()
+        machine.close()
