@@ -108,6 +108,7 @@ def _waits_for_an_interrupt_that_is_lost(guest: Guest) -> None:
 
 def _notices_no_death(guest: Guest, image: Path) -> None:
     before = process()
+    guest.run("dmesg -C")
     fault("add", "kill", "type=OUT", "nth=3")
     guest.run("head -c 16M /dev/urandom > /tmp/blob")
     guest.run("dd if=/tmp/blob of=/dev/vdb bs=64k oflag=direct", 60)
