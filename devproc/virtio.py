@@ -107,8 +107,6 @@ class VirtioDevice(VirtioTransport):
         """Return several chains: the head of each, and how many bytes were written."""
         if self.queues.get(queue.index) is not queue:
             return
-        if self.faults is not None:
-            done = self.faults.requests.finished(queue, done)
         observer, order, push = self.observer, queue.order, queue.push
         for head, written in done:
             if observer:

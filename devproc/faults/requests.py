@@ -6,12 +6,13 @@ before the guest has it again: there is no other place that every device reads f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from devproc.faults.rule import COMPARISONS, Kind, Place, Rule
 from devproc.faults.rules import Active
+from devproc.in_order import InOrder
 from devproc.tracing import Places, leading
 from devproc.virtqueue import Chain, Virtqueue
 
@@ -36,6 +37,30 @@ class Mark:
         self.stop: list[Active] = []
         self.plain = True
         """Whether nothing is."""
+
+
+class Detour(InOrder):
+    """Stands in the place of a queue's order while something is to happen to requests of the queue."""
+
+    def __init__(self, requests: Requests, queue: Virtqueue) -> None:
+        super().__init__()
+        self._requests = requests
+        self._queue = queue
+        self.before = queue.order
+
+    def took(self, head: int) -> None:
+        """Note that ``head`` was taken."""
+        if self.before is not None:
+            self.before.took(head)
+
+    def returned(self, head: int, written: int) -> Iterator[tuple[int, int]]:
+        """Note that ``head`` is done, and give out what may go back to the guest now."""
+        if not self._requests.finished(self._queue, head, written):
+            return
+        if self.before is None:
+            yield head, written
+        else:
+            yield from self.before.returned(head, written)
 
 
 class Requests:
@@ -65,24 +90,25 @@ class Requests:
 
     def taken(self, queue: Virtqueue, chain: Chain) -> bool:
         """Return whether the device gets a chain that was taken off a queue."""
-        mark, header = Mark(chain), b""
-        size = self._faults.rules.declared.header
-        for active in self._faults.rules.at(Place.REQUEST):
-            header = header or leading(self._device.machine.memory, chain.readable, size)
-            if not self._about(active.rule, queue.index, header) or not self._faults.strikes(active):
-                continue
-            if active.rule.kind is Kind.DROP:
-                self._flip(mark.flipped)
-                return False
-            if active.rule.kind is Kind.ERROR:
-                self._flip(mark.flipped)
-                self._answer(queue, chain, active.rule)
-                return False
-            self._note(mark, active, chain)
+        rules = self._faults.rules
+        header = leading(self._device.machine.memory, chain.readable, rules.declared.header)
+        about = [active for active in rules.at(Place.REQUEST) if self._about(active.rule, queue.index, header)]
+        struck = [active for active in about if self._faults.strikes(active)]
+        end = next((active.rule for active in struck if active.rule.kind in (Kind.DROP, Kind.ERROR)), None)
+        if end is not None and end.kind is Kind.DROP:
+            return False
+        mark = Mark(chain)
+        for active in struck:
+            if end is None or active.rule.kind is not Kind.CORRUPT:
+                self._note(mark, active, chain)
         if not mark.plain:
             self._purge()
             self._marks.setdefault(queue, {})[chain.head] = mark
-        return True
+            if not isinstance(queue.order, Detour):
+                queue.order = Detour(self, queue)  # which costs nothing where it is not
+        if end is not None:
+            self._answer(queue, chain, end)
+        return end is None
 
     def _about(self, rule: Rule, index: int, header: bytes) -> bool:
         declared = self._faults.rules.declared
@@ -114,7 +140,7 @@ class Requests:
         elif rule.done:
             mark.stop.append(active)
         else:
-            return  # it has frozen, and goes on
+            return  # it has frozen, and goes on; or it is an error, for which nothing is to be kept in mind
         mark.plain = False
 
     def _answer(self, queue: Virtqueue, chain: Chain, rule: Rule) -> None:
@@ -135,25 +161,23 @@ class Requests:
 
     # giving back
 
-    def finished(self, queue: Virtqueue, done: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield what goes back to the guest now of what the device has done; the rest comes later."""
-        marks = self._marks.get(queue)
-        for head, written in done:
-            mark = marks.pop(head, None) if marks else None
-            if mark is None:
-                yield head, written
-                continue
-            self._flip(mark.flipped)
-            self._corrupt(mark, written)
-            for active in mark.stop:
-                self._faults.stop(active)
-            if mark.twice:
-                self._faults.after(mark.delay_ms, partial(self._again, queue))
-            if mark.delay_ms:
-                self._faults.after(mark.delay_ms, partial(self._late, queue, head, written))
-            else:
-                yield head, written
-        self._faults.rest()
+    def finished(self, queue: Virtqueue, head: int, written: int) -> bool:
+        """Return whether a request that the device has done goes back to the guest now; otherwise it does later."""
+        mark = self._marks.get(queue, {}).pop(head, None)
+        if mark is None:
+            return True
+        self._flip(mark.flipped)
+        self._corrupt(mark, written)
+        for active in mark.stop:
+            self._faults.stop(active)
+        if mark.twice:
+            self._faults.after(mark.delay_ms, partial(self._again, queue))
+        if mark.delay_ms:
+            self._faults.after(mark.delay_ms, partial(self._late, queue, head, written))
+        elif isinstance(queue.order, Detour) and not self._marks[queue]:
+            queue.order = queue.order.before
+            self._faults.rest()
+        return not mark.delay_ms
 
     def _corrupt(self, mark: Mark, written: int) -> None:
         size = min(written, sum(length for _, length in mark.writable)) - self._faults.rules.declared.answer

@@ -216,3 +216,21 @@ def test_a_driver_that_starts_anew_finds_tables_of_before(serve: Serve, place: P
             guest.front.close()
             fresh.connect(FrontEnd.connect(place))
             assert fresh.do(IN, 7, length=512)[1][:4] == b"\7\0\0\0"
+
+
+def test_its_requests_go_wrong_on_demand(serve: Serve, place: Path) -> None:
+    faults = "error type=IN nth=2", "corrupt type=IN bytes=1 nth=3", "duplicate interrupt=0", "delay sector=64 ms=100"
+    serve(*(word for fault in faults for word in ("--fault", fault)))
+    with Guest() as guest, FrontEnd.connect(str(place)) as front:
+        guest.connect(front)
+        answers = [guest.do(IN, 8, length=512) for _ in range(4)]
+        started = time.monotonic()
+        late = guest.do(IN, 64, length=512)
+
+    good = (0, (8).to_bytes(4, "little") * 128)
+    assert [answers[0], answers[3]] == [good, good]
+    assert answers[1][0] == 1
+    assert answers[2][0] == 0
+    assert sum(a != b for a, b in zip(answers[2][1], good[1], strict=True)) == 1
+    assert late[0] == 0
+    assert time.monotonic() - started >= 0.1

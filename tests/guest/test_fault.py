@@ -1,4 +1,4 @@
-"""Faults of a disk as Debian's virtio_blk meets them: the examples of docs/faults.md."""
+"""Faults as Debian's drivers meet them: the examples of docs/faults.md."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.guest import network
 from tests.guest.conftest import on_a_snapshot
 from tests.guest.expect import Guest
 from tests.guest.network import SHELL, shell
@@ -134,3 +135,24 @@ def _stands_still(guest: Guest) -> None:
     began, ended = (int(word) for word in re.findall(r"^\d+$", guest.wait_for("gave\n"), re.MULTILINE))
     assert ended - began <= 3  # it did not see the five seconds
     assert list(hits().values()) == [1]
+
+
+def test_linux_resets_a_card_whose_interrupts_are_lost(debian: Path, tmp_path: Path) -> None:
+    card = network.with_card("faulty_card", debian, 'backend = "user"', init=SHELL)
+    (tmp_path / "vm.toml").write_text(card.replace('"virtio-net"', '"e1000e"'))
+    with Guest([sys.executable, "-m", "orchestrator", "up", str(tmp_path / "vm.toml")]) as guest:
+        shell(guest, "e1000e")
+        name = network.card_of(guest)
+        guest.run(f"ip addr add 10.0.2.15/24 dev {name}; ip link set {name} up")
+        guest.run("for i in $(seq 50); do ping -c 1 -W 1 10.0.2.2 > /dev/null && break; done")
+        assert network.ping(guest, "10.0.2.2") == 3
+        guest.run("dmesg -C")
+
+        orchestrator("fault", "faulty_card", "net0", "add", "drop", "interrupt", "first=2")
+
+        assert network.ping(guest, "10.0.2.2") < 3
+        said = guest.run("for i in $(seq 40); do dmesg | grep -i 'reset adapter' && break; sleep 0.5; done")
+        assert "Reset adapter unexpectedly" in said
+        guest.run("for i in $(seq 50); do ping -c 1 -W 1 10.0.2.2 > /dev/null && break; done")
+        assert network.ping(guest, "10.0.2.2") == 3
+        assert network.end(guest) == 0

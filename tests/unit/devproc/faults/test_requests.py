@@ -230,6 +230,15 @@ def test_without_rules_the_device_is_out_of_the_way(make: MakeDisk) -> None:
     assert read(disk, 1) == "ok"
 
 
+def test_each_rule_counts_its_occasions_and_an_error_may_be_late(make: MakeDisk) -> None:
+    disk = make("error type=IN nth=2", "error type=IN nth=3", "delay type=IN nth=3 ms=30", "corrupt nth=2")
+    started = time.monotonic()
+
+    assert [read(disk, 1) for _ in range(4)] == ["ok", "i/o error", "i/o error", "ok"]
+    assert time.monotonic() - started >= 0.03
+    assert [active.seen for active in Faults.of(disk.device).rules.all] == [4] * 4
+
+
 def test_requests_in_order_stay_in_order(make: MakeDisk) -> None:
     disk = make("delay sector=1 ms=20")
     disk.device.features |= Feature.IN_ORDER
