@@ -117,6 +117,8 @@ class VirtioVhostUser(VirtioTransport):
         """Finish what is under way and forget the ring; return the next position in its available ring."""
         self.hurry()
         self.drain()
+        if self.faults is not None and index in self.queues:
+            self.faults.requests.hurry(self.queues[index])
         base = self.queues.pop(index).position
         self._reset_queue(self.records[index])
         return base

@@ -56,7 +56,8 @@ class Declared:
                 reason = "is kept by the CPU process"  # which decodes addresses by it
             if reason is not None:
                 no_write[register.name] = reason
-        queues = device.queue_count if isinstance(device, VirtioTransport) else 0
+        ours = not device.hands_on_doorbells  # otherwise requests and doorbells pass this process by
+        queues = device.queue_count if ours and isinstance(device, VirtioTransport) else 0
         answer = device.request_answer
         return cls(
             registers=tuple(register.name for register in device.registers.all),
@@ -70,5 +71,5 @@ class Declared:
             answer=answer.LENGTH if answer else 0,
             answers=answer.words() if answer else {},
             vectors=device.vectors,
-            doorbells=device.doorbells,
+            doorbells=device.doorbells if ours else 0,
         )

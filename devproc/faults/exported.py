@@ -88,7 +88,7 @@ class Fault1:
             self._loop.call(known.obey)  # unless it is obeyed by a loop that stands still
             return await asyncio.wrap_future(future)
         except NotFound as error:
-            raise BusError("org.busvm.Error.NotFound", _line(error)) from error
+            raise BusError("org.busvm.Error.NotFound", error.message) from error
         except BusvmError as error:
             raise BusError("org.freedesktop.DBus.Error.InvalidArgs", _line(error)) from error
 

@@ -69,6 +69,7 @@ class Requests:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._marks: dict[Virtqueue, dict[int, Mark]] = {}
+        self._late: dict[tuple[Virtqueue, int], int] = {}  # done, and put off: the bytes that were written
 
     @property
     def marked(self) -> bool:
@@ -85,6 +86,7 @@ class Requests:
             for mark in marks.values():
                 self._flip(mark.flipped)
         self._marks.clear()
+        self._late.clear()
 
     # taking
 
@@ -173,8 +175,9 @@ class Requests:
         if mark.twice:
             self._faults.after(mark.delay_ms, partial(self._again, queue))
         if mark.delay_ms:
-            self._faults.after(mark.delay_ms, partial(self._late, queue, head, written))
-        elif isinstance(queue.order, Detour) and not self._marks[queue]:
+            self._late[queue, head] = written
+            self._faults.after(mark.delay_ms, partial(self._give_back, queue, head))
+        if isinstance(queue.order, Detour) and not self._marks[queue]:
             queue.order = queue.order.before
             self._faults.rest()
         return not mark.delay_ms
@@ -184,12 +187,24 @@ class Requests:
         for rule, seen in mark.corrupt:
             self._flip(_places(mark.writable, 0, rule.flips(seen, size)))
 
-    def _late(self, queue: Virtqueue, head: int, written: int) -> None:
-        if self._device.quiesced:
-            self._faults.after(_PAUSED_MS, partial(self._late, queue, head, written))
+    def hurry(self, queue: Virtqueue) -> None:
+        """Give back now what was to come later: the queue is about to be stopped."""
+        for other, head in list(self._late):
+            if other is queue:
+                self._give_back(queue, head)
+
+    def _give_back(self, queue: Virtqueue, head: int) -> None:
+        device = self._device
+        if device.quiesced:
+            self._faults.after(_PAUSED_MS, partial(self._give_back, queue, head))
             return
-        self._device.finish(queue, head, written)
-        self._device.publish(queue)
+        written = self._late.pop((queue, head), None)
+        if written is None or device.queues.get(queue.index) is not queue:
+            return
+        order = queue.order.before if isinstance(queue.order, Detour) else queue.order
+        for ready in ((head, written),) if order is None else order.returned(head, written):
+            queue.push(*ready)
+        device.publish(queue)
 
     def _again(self, queue: Virtqueue) -> None:
         if self._device.queues.get(queue.index) is queue:

@@ -188,7 +188,7 @@ def _queue(rule: Rule, value: str, declared: Declared) -> Rule:
     if not value.isdigit():
         raise wrong(value, "queue", [*roles, *(str(index) for index in range(min(declared.queues, 8)))])
     if int(value) >= declared.queues:
-        raise ConfigError(f"no queue {value}", hint=f"there are {declared.queues}, from 0 on")
+        raise ConfigError(f"no queue {value}", hint=f"0 to {declared.queues - 1}")
     return replace(rule, queue=int(value))
 
 
@@ -244,7 +244,7 @@ def _interrupt(rule: Rule, value: str, declared: Declared) -> Rule:
         raise wrong(value, "interrupt", ["wire", *(str(vector) for vector in range(min(declared.vectors, 8)))])
     most = max(declared.vectors, declared.queues)  # over vhost-user each queue has one
     if int(value) >= most:
-        raise ConfigError(f"no interrupt {value}", hint=f"there are {most}, from 0 on, and wire")
+        raise ConfigError(f"no interrupt {value}", hint=f"0 to {most - 1}, and wire" if most else "wire alone")
     return replace(rule, place=Place.INTERRUPT, number=int(value))
 
 

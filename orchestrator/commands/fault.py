@@ -81,7 +81,8 @@ async def _ask(connected: Client, device: str, action: str, rest: list[str]) -> 
         if "InvalidArgs" in error.name:
             raise ConfigError(f"{device}: {error.message}") from error
         if error.name.endswith("NotFound"):
-            raise NotFound(f"{device}: {error.message}") from error
+            hint = f"`orchestrator fault {connected.runtime.vm} {device}` lists them"
+            raise NotFound(f"{device}: {error.message}", hint=hint) from error
         raise
     return []
 

@@ -221,11 +221,17 @@ def test_a_driver_that_starts_anew_finds_tables_of_before(serve: Serve, place: P
 def test_its_requests_go_wrong_on_demand(serve: Serve, place: Path) -> None:
     faults = "error type=IN nth=2", "corrupt type=IN bytes=1 nth=3", "duplicate interrupt=0", "delay sector=64 ms=100"
     serve(*(word for fault in faults for word in ("--fault", fault)))
-    with Guest() as guest, FrontEnd.connect(str(place)) as front:
+    with Guest() as guest, FrontEnd.connect(place) as front:
         guest.connect(front)
         answers = [guest.do(IN, 8, length=512) for _ in range(4)]
         started = time.monotonic()
         late = guest.do(IN, 64, length=512)
+        took = time.monotonic() - started
+        head = guest.submit(IN, 64, length=512)
+        guest.ring()
+        time.sleep(0.03)
+        guest.pause()
+        stopped = guest.collect(0)
 
     good = (0, (8).to_bytes(4, "little") * 128)
     assert [answers[0], answers[3]] == [good, good]
@@ -233,4 +239,5 @@ def test_its_requests_go_wrong_on_demand(serve: Serve, place: Path) -> None:
     assert answers[2][0] == 0
     assert sum(a != b for a, b in zip(answers[2][1], good[1], strict=True)) == 1
     assert late[0] == 0
-    assert time.monotonic() - started >= 0.1
+    assert took >= 0.1
+    assert stopped[head][0] == 0  # a ring that is stopped has nothing under way

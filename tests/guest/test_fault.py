@@ -82,6 +82,10 @@ def test_linux_meets_faults_of_a_disk(debian: Path, tmp_path: Path) -> None:
 
 def _takes_its_error_path(guest: Guest) -> None:
     guest.run("dmesg -C")
+    wrong = orchestrator("fault", NAME, "data", "add", "error", "type=INN", status=2)
+    assert wrong == "error: data: no type 'INN' (did you mean IN?)\n"
+    assert "no rule 7" in orchestrator("fault", NAME, "data", "remove", "7", status=3)
+    assert "no action 'ad'" in orchestrator("fault", NAME, "data", "ad", "error", status=2)
     read = "dd if=/dev/vdb of=/dev/null bs=4k count=1 skip=512 iflag=direct 2>&1; echo status $?"
 
     number = fault("add", "error", "type=IN", "sector>=4096", "sector<4104").strip()
