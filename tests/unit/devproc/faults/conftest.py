@@ -44,29 +44,49 @@ def clock() -> Iterator[Device]:
     yield from attached(Clock())
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[MakeDisk]:
-    """Return a function that makes a ready disk of 64 KiB, of which each sector is full of its number."""
-    image = tmp_path / "disk"
+def image_in(folder: Path) -> Path:
+    """Make an image of 64 KiB of which each sector is full of its number."""
+    image = folder / "disk"
     image.write_bytes(b"".join(bytes([number]) * 512 for number in range(128)))
-    made: list[tuple[BlockDevice, Machine]] = []
+    return image
 
-    def build(*rules: str, transport: str = "pci", features: int = 0) -> Disk:
-        device = open_device(DiskConfig(image=image, threads=1), transport)
+
+class Disks:
+    """Makes ready disks over an image; the last is taken away when the next is made, for they lock it."""
+
+    def __init__(self, image: Path) -> None:
+        self._image = image
+        self._last: tuple[BlockDevice, Machine] | None = None
+
+    def __call__(self, *rules: str, transport: str = "pci", features: int = 0) -> Disk:
+        """Return one with these rules."""
+        self.close()
+        device = open_device(DiskConfig(image=self._image, threads=1), transport)
         machine = Machine.private(device.page_size)
+        self._last = device, machine
         for rule in rules:
             Faults.of(device).add(rule, started=True)
         device.attach(machine)
-        disk = Disk(device, features, 16)
+        disk = Disk(device, features, 32)
         disk.set_up()
-        made.append((device, machine))
         return disk
 
-    yield build
-    for device, machine in made:
-        device.detach()
-        device.release()
-        if device.known_faults is not None:
-            device.known_faults.close()
-        device.close()
-        machine.close()
+    def close(self) -> None:
+        """Take the last away."""
+        if self._last is not None:
+            device, machine = self._last
+            device.detach()
+            device.release()
+            if device.known_faults is not None:
+                device.known_faults.close()
+            device.close()
+            machine.close()
+            self._last = None
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Disks]:
+    """Return a function that makes a ready disk of 64 KiB, of which each sector is full of its number."""
+    disks = Disks(image_in(tmp_path))
+    yield disks
+    disks.close()

@@ -7,8 +7,11 @@ import signal
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from devproc.faults.faults import Faults
+from devproc.faults.rule import Kind
 from devproc.virtio_blk.prompt import Disk
 from devproc.virtio_blk.spec import Type
 from devproc.virtio_spec import Feature
@@ -245,3 +248,47 @@ def test_requests_in_order_stay_in_order(make: MakeDisk) -> None:
     disk.set_up()
 
     assert [read(disk, sector) for sector in (1, 2)] == ["ok", "ok"]
+
+
+_RULES = st.lists(
+    st.builds(
+        " ".join,
+        st.tuples(
+            st.sampled_from(["drop", "error", "delay ms=1", "corrupt bytes=3", "corrupt of=read bits=9", "duplicate"]),
+            st.sampled_from(["request", "type=OUT", "type=IN", "sector>=4", "queue=0"]),
+            st.sampled_from(["", "nth=2", "every=3", "first=4", "probability=40% seed=3", "once"]),
+        ),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rules=_RULES, kinds=st.lists(st.sampled_from([Type.IN, Type.OUT]), min_size=1, max_size=8), packed=st.booleans())
+def test_whatever_the_rules_no_request_is_answered_twice_and_none_is_lost_but_those_dropped(
+    make: MakeDisk, rules: list[str], kinds: list[Type], packed: bool
+) -> None:
+    disk = make(features=int(Feature.RING_PACKED) if packed else 0)
+    device, queue, memory = disk.device, disk.queue, disk.device.machine.memory
+    faults = Faults.of(device)
+    for rule in rules:
+        faults.add(rule)
+    sent: dict[int, tuple[Type, int]] = {}
+    for sector, kind in enumerate(kinds):
+        header, status, data = queue.lend(16, 8), queue.lend(1), queue.lend(512)
+        memory.write(header, int(kind).to_bytes(8, "little") + sector.to_bytes(8, "little"))
+        memory.write(data, b"d" * 512)
+        out, back = ([(data, 512)], []) if kind is Type.OUT else ([], [(data, 512)])
+        sent[queue.add([(header, 16), *out], [*back, (status, 1)])] = kind, data
+
+    answered = [head for head, _ in disk.serve()]
+
+    dropped = sum(active.hits for active in faults.rules.all if active.rule.kind is Kind.DROP)
+    assert len(answered) == len(set(answered))
+    assert set(answered) <= set(sent)
+    assert len(sent) - dropped <= len(answered) <= len(sent) - (dropped > 0)
+    for head in answered:
+        kind, data = sent[head]
+        assert kind is not Type.OUT or memory.read(data, 512) == b"d" * 512
+    assert not faults.requests.marked
+    assert device.queues[0].order is None
