@@ -122,3 +122,17 @@ def test_a_device_declares_what_rules_may_name(rng: Device) -> None:
     assert declared.no_write["data"] == "is read-only"
     assert declared.no_write["pci_cache_line"] == "is kept by the CPU process"
     assert (declared.queues, declared.vectors, declared.status()) == (0, 1, None)
+
+
+def test_a_page_that_was_saved_has_its_rules(rng: Device) -> None:
+    Faults.of(rng).add("drop read=scratch nth=2")
+    rng.get_register("scratch")
+    saved = rng.shared.bytes(0, rng.shared.size)
+    other, heir = Machine.private(rng.page_size), Rng(Config())
+
+    other.page.adopt(saved)
+    assert heir.attach(other)
+
+    assert listed(heir) == [(1, "drop read=scratch nth=2", 1, 0)]
+    heir.release()
+    other.close()
