@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from devproc.command_line import Parser
 from devproc.device import Device
+from devproc.sandbox import enter
+from devproc.sandbox.needs import Needs
 from protocol import log, names
-from protocol.errors import BusvmError, ConfigError
+from protocol.errors import BusvmError, ConfigError, HostError
 
 if TYPE_CHECKING:
     from devproc.loop import DeviceLoop
@@ -53,6 +55,8 @@ class Program:
     """What it has on the bus beside Device1, Registers1 and Queues1: implementations by interface."""
     device: builtins.type[Device] | None = None
     """Its class, for ``--describe``."""
+    needs: Callable[[argparse.Namespace], Needs] = lambda _options: Needs()
+    """What it still opens once it serves; in its sandbox it gets nothing else."""
     vhost_user: bool = False
     """Whether it can serve vhost-user front-ends: a virtio device, which ``open`` makes over ``vhost-user`` then."""
 
@@ -100,6 +104,7 @@ def _parser(program: Program, prog: str | None) -> Parser:
     )
     if program.check is not None:
         parser.add_argument("--check", action="store_true", help="say whether it could start here, and exit")
+    enter.add_option(parser)
     parser.add_log_options()
     program.add_arguments(parser)
     return parser
@@ -132,6 +137,11 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
         return _serve(program, options, context)
     except BusvmError as error:
         return parser.failed(error)
+    except PermissionError as error:
+        if not options.sandbox:
+            raise
+        logger.exception("refused")
+        return parser.failed(HostError(str(error.strerror), hint=enter.hint(error)))
 
 
 def _describe(program: Program, options: argparse.Namespace) -> int:
@@ -177,6 +187,8 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
             description=program.description,
             objects=program.objects(loop),
         )
+        if options.sandbox:
+            enter.enter(program.needs(options))
         gc.freeze()  # what is loaded now stays; collections need not walk it
         bus.start()
         loop.run()
@@ -213,6 +225,8 @@ def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
         server = Server(device, place, once=options.once)
         if early:
             server.stop()
+        if options.sandbox:
+            enter.enter(program.needs(options))
         gc.freeze()
         logger.info("waiting for a front-end at %s", options.vhost_user or f"descriptor {options.fd}")
         try:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from devproc.command_line import Parser
 from devproc.descriptors import Descriptors
 from devproc.events import EventLoop
+from devproc.sandbox import enter
+from devproc.sandbox.needs import Needs
 from protocol import log, names
 from protocol.errors import BusvmError, ConfigError
 
@@ -51,6 +53,8 @@ class ServiceProgram(Generic[S]):
     """Turn the arguments into a service; raises ``BusvmError`` before anything is served."""
     on_bus: Callable[[EventLoop, S, str, str], BusThread]
     """Return what shows it on the bus at an address, by an id."""
+    needs: Callable[[argparse.Namespace], Needs] = lambda _options: Needs()
+    """What it still opens once it serves."""
 
 
 def main(program: ServiceProgram[S], argv: Sequence[str] | None = None) -> int:
@@ -59,6 +63,7 @@ def main(program: ServiceProgram[S], argv: Sequence[str] | None = None) -> int:
     program.add_arguments(parser)
     parser.add_argument("--bus", metavar="ADDRESS", help=f"show {program.shows} on this D-Bus")
     parser.add_argument("--id", metavar="ID", help=f"name of the {program.noun} there; needed with --bus")
+    enter.add_option(parser)
     parser.add_log_options()
     options = parser.parse_args(argv)
     log.setup(level=options.log_level, as_json=options.log_json, vm="-", dev=options.id or "-", epoch=0)
@@ -81,6 +86,8 @@ def _serve(program: ServiceProgram[S], options: argparse.Namespace) -> int:
     loop.watch(service.descriptors.fd, service.turn)
     bus = program.on_bus(loop, service, options.bus, options.id) if options.bus else None
     try:
+        if options.sandbox:
+            enter.enter(program.needs(options))
         if bus is not None:
             bus.start()
         while not loop.stopping:

@@ -43,6 +43,7 @@ class Device:
     restart: str
     args: tuple[str, ...]
     plugged: bool = True
+    sandbox: bool = True
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -423,7 +424,8 @@ class _Reader:
             raise self.error(
                 (*path, "plugged"), "only a device behind a port comes later", 'bus = "pcie", start = "auto"'
             )
-        fixed = {name: values.pop(name) for name in ("id", "type", "bus", "start", "restart", "args", "plugged")}
+        every = ("id", "type", "bus", "start", "restart", "args", "plugged", "sandbox")
+        fixed = {name: values.pop(name) for name in every}
         return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
 
     def _back_end(self, values: dict[str, Any], path: tuple[str | int, ...]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import FrameType
 
-from orchestrator import bus_daemon, leftovers, record, spawn
+from orchestrator import bus_daemon, leftovers, record, sandboxes, spawn
 from orchestrator.lock import Lock
 from orchestrator.plan import BUS, CPU, Plan, Process
 from orchestrator.record import BY_HAND, RUNNING, UNPLUGGED, Entry, Record
@@ -75,6 +75,8 @@ class Running:
 
     def remove(self, names: Collection[str]) -> None:
         """Forget processes, which have ended."""
+        for path in sandboxes.abandoned(s for p in self.plan.processes if p.id in names for s in p.sockets):
+            path.unlink(missing_ok=True)
         self.plan = self.record.plan = self.plan.without(names)
         for name in names:
             del self.record.entries[name]
@@ -88,7 +90,7 @@ class Running:
         for child in self.children.values():
             child.reap()
             child.close()
-        leftovers.remove_files(self.runtime)
+        leftovers.remove_files(self.runtime, self.record.sockets)
         self.lock.release()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator import record
+from orchestrator import record, sandboxes
 from orchestrator.record import Entry, Record
 from protocol.memory import SHM, shm_name
 from protocol.names import Runtime
@@ -56,8 +56,10 @@ def end_processes(runtime: Runtime, entries: Iterable[Entry], *, grace_s: float 
         record.end(chosen, grace_s=grace_s)
 
 
-def remove_files(runtime: Runtime) -> None:
-    """Remove the VM's folder and its names in /dev/shm; the logs stay."""
+def remove_files(runtime: Runtime, sockets: Iterable[str] = ()) -> None:
+    """Remove the VM's folder, its names in /dev/shm and sockets where nobody listens; the logs stay."""
+    for path in sandboxes.abandoned(sockets):
+        path.unlink(missing_ok=True)
     for name in abandoned_names(runtime):
         (SHM / name).unlink(missing_ok=True)
     shutil.rmtree(runtime.folder, ignore_errors=True)
@@ -76,6 +78,9 @@ def clean(runtime: Runtime, found: Record | None) -> list[str]:
     for name in abandoned_names(runtime):
         did.append(f"/dev/shm/{name}")
         (SHM / name).unlink(missing_ok=True)
+    for path in sandboxes.abandoned(found.sockets) if found else ():
+        did.append(str(path))
+        path.unlink(missing_ok=True)
     for path in runtime.folder.iterdir() if runtime.folder.is_dir() else ():
         if path != runtime.lock:
             did.append(str(path))

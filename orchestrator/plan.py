@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import networks, schema, sharing
+from orchestrator import networks, sandboxes, schema, sharing
 from orchestrator.config import Config, Device, Rows
 from orchestrator.keys.types import DEVICE_TYPES
 from protocol.names import Runtime
@@ -42,11 +42,18 @@ class Process:
     """Of a device and its back-end: whether ``up`` starts it, or ``attach``."""
     added: bool = False
     """Whether ``attach`` has brought it; it goes with ``detach``."""
+    sockets: tuple[str, ...] = ()
+    """Where it listens, outside of the VM's folder."""
 
     @property
     def command(self) -> str:
         """The command as one would type it."""
         return shlex.join(self.argv)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Process:
+        """Return the process that ``asdict`` made plain values of."""
+        return cls(**{**value, "argv": tuple(value["argv"]), "sockets": tuple(value.get("sockets", ()))})
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Plan:
         Raises:
             KeyError, TypeError: it is none of this version.
         """
-        processes = tuple(Process(**{**p, "argv": tuple(p["argv"])}) for p in value["processes"])
+        processes = tuple(Process.from_json(process) for process in value["processes"])
         services = tuple(sharing.Service(**service) for service in value["services"])
         return cls(**{**value, "processes": processes, "services": services})
 
@@ -257,6 +264,7 @@ def _device(
     folder: Path, device: Device, slot: str, runtime: Runtime, services: tuple[sharing.Service, ...], *, debug: bool
 ) -> Process:
     python = device_program(device.type)
+    by_hand = debug or device.start == "attach"
     if debug:
         python = (python[0], "-m", "pdb", *python[python.index("-m") :])
     argv = [*python, "--bus", runtime.bus_address, "--id", device.id]
@@ -272,11 +280,12 @@ def _device(
         tuple(argv),
         str(runtime.logs / f"{device.id}.log"),
         str(folder),
-        environment(),
+        environment() | sandboxes.environment(sandbox=device.sandbox and not by_hand),
         "attach" if debug else device.start,
         device.restart,
         slot,
         plugged=device.plugged,
+        sockets=sandboxes.sockets(dict(device.options), folder),
     )
 
 
@@ -311,7 +320,9 @@ def _back_end(folder: Path, device: Device, runtime: Runtime) -> Process | None:
 def _hub(config: Config, hub: networks.Hub, runtime: Runtime) -> Process:
     argv = (*_python("devproc.hub", safe=True), *networks.hub_options(hub, runtime))
     log, folder = str(runtime.logs / f"{hub.id}.log"), str(config.folder)
-    return Process(hub.id, "hub", argv, log, folder, environment(), restart="always", serves="hub")
+    env = environment() | sandboxes.environment(sandbox=True)
+    places = sandboxes.listening(hub.listen, config.folder)
+    return Process(hub.id, "hub", argv, log, folder, env, restart="always", serves="hub", sockets=places)
 
 
 def _service(config: Config, service: sharing.Service, runtime: Runtime) -> Process:
@@ -322,9 +333,10 @@ def _service(config: Config, service: sharing.Service, runtime: Runtime) -> Proc
         argv,
         str(runtime.logs / f"{service.id}.log"),
         str(config.folder),
-        environment(),
+        environment() | sandboxes.environment(sandbox=True),
         restart="always",
         serves="service",
+        sockets=tuple(f"{service.place(runtime)}{suffix}" for suffix in ("", sharing.DIALECT_SUFFIX)),
         listens=f"{service.place(runtime)}{sharing.DIALECT_SUFFIX}",
     )
 

@@ -53,7 +53,7 @@ class Plugger:
         logger.info("asked to %s %s", order.verb, device_id)
         try:
             if order.verb == ATTACH:
-                added = tuple(Process(**{**p, "argv": tuple(p["argv"])}) for p in order.body["processes"])
+                added = tuple(Process.from_json(process) for process in order.body["processes"])
                 await self._attach(device_id, added)
             else:
                 await self._detach(device_id, bool(order.body["force"]), float(order.body["timeout"]))

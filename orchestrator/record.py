@@ -125,6 +125,11 @@ class Record:
             fresh.write_text(json.dumps(value, indent=1))
             fresh.rename(runtime.plan)
 
+    @property
+    def sockets(self) -> list[str]:
+        """Where its processes listen, outside of the VM's folder."""
+        return [path for process in self.plan.processes for path in process.sockets]
+
     def alive(self) -> list[Entry]:
         """Return the entries whose process runs."""
         return [entry for entry in self.entries.values() if entry.is_alive()]

@@ -16,6 +16,7 @@ from orchestrator.record import RUNNING, Entry, start_time
 from protocol.errors import HostError
 
 _READY_S = 10.0
+_SANDBOX = ", for it made a system call that its sandbox forbids (docs/security.md)"
 
 
 class Child:
@@ -155,7 +156,8 @@ def status_text(status: int | None) -> str:
         return "ended"
     if status < 0:
         try:
-            return f"was killed by {signal.Signals(-status).name}"
+            name = signal.Signals(-status).name
+            return f"was killed by {name}{_SANDBOX if -status == signal.SIGSYS else ''}"
         except ValueError:
             return f"was killed by signal {-status}"
     return f"ended with status {status}"

@@ -36,6 +36,7 @@ PROGRAM = with_faults(
         type="e1000e",
         description="Intel 82574L, a gigabit network card.",
         open=open_card,
+        needs=network.needs,
         add_arguments=network.add_arguments,
         objects=_objects,
         device=E1000e,

@@ -12,6 +12,7 @@ from devproc import serving
 from devproc.events import EventLoop
 from devproc.hub.hub import Config, Hub
 from devproc.network.address import Address
+from devproc.sandbox.needs import Needs
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def _open(options: argparse.Namespace) -> Hub:
     return Hub(config)
 
 
+def _needs(options: argparse.Namespace) -> Needs:
+    ports = [address.port for address in map(Address.parse, options.connect) if not address.path]
+    return Needs(internet=bool(ports), tcp_connect=tuple(ports))
+
+
 def _on_bus(loop: EventLoop, hub: Hub, address: str, hub_id: str) -> BusThread:
     from devproc.hub.exported import HubOnBus
 
@@ -53,6 +59,7 @@ PROGRAM = serving.ServiceProgram(
     shows="ports and addresses",
     add_arguments=_add_arguments,
     open=_open,
+    needs=_needs,
     on_bus=_on_bus,
 )
 

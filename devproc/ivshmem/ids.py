@@ -157,10 +157,25 @@ class Ids:
             "next": self._next,
             "owners": {str(peer): asdict(owner) for peer, owner in self.owners.items()},
         }
+        text = json.dumps(data).encode()
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-                json.dump(data, file)
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+                file.write(text)
             fresh.replace(self.path)
+        except PermissionError:
+            _write_in_place(self.path, text)
         except OSError as error:
             raise HostError(f"{self.path}: {error.strerror}") from error
+
+
+def _write_in_place(path: Path, text: bytes) -> None:
+    """Write a file where none can be made, in a sandbox: at once, and never shorter, so that a reader finds JSON."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, text.ljust(os.fstat(fd).st_size), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from devproc import serving
 from devproc.events import EventLoop
 from devproc.ivshmem.config import Config
-from devproc.ivshmem.service import Service
+from devproc.ivshmem.service import STATE_SUFFIX, Service
+from devproc.sandbox.needs import Needs
 from protocol.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def _open(options: argparse.Namespace) -> Service:
     return Service(Config(options.socket, parse_size(options.size), options.vectors, options.memory, link=options.link))
 
 
+def _needs(options: argparse.Namespace) -> Needs:
+    """Return whether peers' processes live, and the list of their ids."""
+    return Needs(write=(options.socket.with_name(options.socket.name + STATE_SUFFIX),), processes=True)
+
+
 def _on_bus(loop: EventLoop, service: Service, address: str, server_id: str) -> BusThread:
     from devproc.ivshmem.exported import IvshmemOnBus
 
@@ -49,6 +55,7 @@ PROGRAM = serving.ServiceProgram(
     shows="the peers",
     add_arguments=_add_arguments,
     open=_open,
+    needs=_needs,
     on_bus=_on_bus,
 )
 

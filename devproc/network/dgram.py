@@ -134,7 +134,7 @@ class Dgram(Base):
         """Close the socket; take its name away if it is still ours."""
         self._socket.close()
         if self.local and self.local.path and self._inode is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # as in ``devproc.listening``
                 if self.local.path.stat().st_ino == self._inode:
                     self.local.path.unlink()
 

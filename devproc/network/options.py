@@ -16,6 +16,7 @@ from devproc.network.address import Address
 from devproc.network.backend import Network, Nothing
 from devproc.network.capture import Capture
 from devproc.network.frame import MAC_BYTES, MTU_LEAST, MTU_MOST
+from devproc.sandbox.needs import Needs
 from protocol.errors import ConfigError
 
 MAC_DEFAULT = "52:54:00:12:34:56"  # QEMU's; the orchestrator gives each card its own
@@ -111,6 +112,29 @@ def open_network(options: argparse.Namespace, pairs: int = 1) -> Network:
     except BaseException:
         network.close()
         raise
+
+
+def needs(options: argparse.Namespace) -> Needs:
+    """Return what the network still opens once it serves: frames of the others go through sockets that are open."""
+    if options.backend == "stream" and not options.server:
+        address = Address.parse(options.address)  # it connects again
+        return Needs() if address.path else Needs(internet=True, tcp_connect=(address.port,))
+    if options.backend not in ("user", "passt"):
+        return Needs()
+    programs = any(not text.split(":", 3)[-1].startswith("unix:") for text in options.guest_forward)
+    found = Needs(
+        read=(options.tftp,) if options.tftp else (),
+        internet=True,
+        tcp_connect=None,
+        programs=programs or _is_passt(options),
+    )
+    return found.with_names()
+
+
+def _is_passt(options: argparse.Namespace) -> bool:
+    from devproc.network import slirp_library
+
+    return options.backend == "passt" or not slirp_library.available()
 
 
 def check(options: argparse.Namespace, pairs: int = 1) -> None:

@@ -252,7 +252,7 @@ class User(Base):
     def _close_slirp(self) -> None:
         self._slirp.close()
         for path, inode in self._names:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # as in ``devproc.listening``
                 if path.stat().st_ino == inode:
                     path.unlink()
         self._names = []

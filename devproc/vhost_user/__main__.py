@@ -9,6 +9,7 @@ from pathlib import Path
 from devproc.device import Device
 from devproc.faults.option import with_faults
 from devproc.host import Program, main
+from devproc.sandbox.needs import Needs
 from devproc.vhost_user.config import Config
 from devproc.vhost_user.device import VhostUserDevice
 from devproc.vhost_user.kinds import find
@@ -74,6 +75,7 @@ PROGRAM = with_faults(
         type="vhost-user",
         description="A virtio device that a vhost-user back-end serves.",
         open=_open,
+        needs=lambda _options: Needs(processes=True),  # whether a back-end that comes again is the same process
         add_arguments=_add_arguments,
         transports=tuple(TRANSPORTS),
     )

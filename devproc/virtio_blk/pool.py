@@ -42,12 +42,15 @@ class Pool:
         self._done: deque[Job] = deque()
         self._signalled = False
         self._threads = [threading.Thread(target=self._work, name=f"io{n}", daemon=True) for n in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._started = False
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the threads."""
+        """Hand a job to the threads, which begin with the first one: in the sandbox that the process is in by then."""
         self.busy += 1
+        if not self._started:
+            self._started = True
+            for thread in self._threads:
+                thread.start()
         self._jobs.put(job)
 
     def _work(self) -> None:
@@ -75,7 +78,7 @@ class Pool:
         """Finish what was submitted and end the threads."""
         for _ in self._threads:
             self._jobs.put(None)
-        for thread in self._threads:
+        for thread in self._threads if self._started else ():
             thread.join()
         if self.event >= 0:
             os.close(self.event)

@@ -51,6 +51,7 @@ PROGRAM = with_faults(
         type="virtio-net",
         description="A network card.",
         open=open_card,
+        needs=network.needs,
         add_arguments=_add_arguments,
         transports=tuple(TRANSPORTS),
         capabilities={"type": "net"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
 def look() -> list[Check]:
     """Look at everything."""
-    return [_python(), *(_program(*row) for row in _PROGRAMS), _shm(), _folder(), _engine(), _translator()]
+    return [_python(), *(_program(*row) for row in _PROGRAMS), _shm(), _folder(), _engine(), _translator(), *_sandbox()]
 
 
 def _python() -> Check:
@@ -113,6 +114,21 @@ def _engine() -> Check:
     if done.stderr.strip():
         return Check("compiled CPU", "error", done.stderr.strip().splitlines()[-1])
     return Check("compiled CPU", "missing", "the first start compiles it, or `orchestrator doctor --warm`")
+
+
+def _sandbox() -> list[Check]:
+    done = subprocess.run([sys.executable, "-m", "devproc.sandbox"], capture_output=True, text=True, check=False)
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        return [Check("sandbox", "error", (done.stderr.strip().splitlines() or ["it ended without a word"])[-1])]
+    landlock, seccomp = found["landlock"], found["seccomp"]
+    lacks = "devices may open every file of this user: Linux 5.13 or later, with landlock in lsm= (docs/security.md)"
+    calls = "devices may make every system call: apt install libseccomp2"
+    return [
+        Check("landlock", "ok" if landlock else "missing", f"version {landlock}" if landlock else lacks),
+        Check("libseccomp", "ok" if seccomp else "missing", "devices' system calls" if seccomp else calls),
+    ]
 
 
 def _translator() -> Check:

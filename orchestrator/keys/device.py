@@ -49,6 +49,14 @@ KEYS = (
         default="on-failure",
         choices=("on-failure", "always", "no"),
     ),
+    Key(
+        "device",
+        "sandbox",
+        Kind.FLAG,
+        "Whether the process gives up files, system calls and privileges that it does not need, once it has opened "
+        "what the other keys name (docs/security.md). Never one that you start yourself.",
+        default=True,
+    ),
     Key("device", "args", Kind.WORDS, "More arguments for the device process.", default=()),
     Key("device", "image", Kind.FILE, "Raw image or block device.", required=True, types=BLK, option="--image"),
     Key("device", "readonly", Kind.FLAG, "Refuse writes.", default=False, types=BLK, option="--readonly"),
