@@ -199,6 +199,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.attach import Attacher
     from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
+    from cpu_proc.doors import Door
     from cpu_proc.eject import Ejector
     from cpu_proc.exported import FUNCTION1, HART1, MACHINE1, TRACE1, Function1, Hart1, Machine1
     from cpu_proc.exported_ports import show_ports
@@ -207,6 +208,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.machine import OFF, WAITING, Events, Machine
     from cpu_proc.snapshot import Snapshots
     from cpu_proc.tracing import FunctionTrace
+    from protocol.access import Guard, Parts
     from protocol.bus import Bus
     from protocol.limits import raise_limit
     from protocol.objects import Tree
@@ -223,7 +225,10 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         clock = (GuestClock if config.clock == REAL else InstructionClock)(ClockPage(shared["clock"]))
         console = Console(loop, runtime.logs / "console.log")
         bus = await Bus.connect(config.bus)
-        tree = Tree(bus, names.ROOT_PATH)
+        parts = Parts(bus)
+        stack.callback(parts.close)
+        await parts.start()
+        tree = Tree(bus, names.ROOT_PATH, Guard(parts.of_caller))
 
         def state_changed(state: str, reason: str) -> None:
             debugger.machine_state(state)
@@ -252,14 +257,14 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         fitting = config.interrupts, config.engine, config.ports
         machine = Machine(engine, shared["ram"], irq, clock, config.boot, events, config.cpus, *fitting)
         stack.callback(machine.close)
-        await console.listen(runtime.console_socket, machine.console_input)
+        await console.listen(runtime.console_socket, machine.console_input, Door("console", parts))
         debugger = Server(machine, lambda: tree.changed(names.MACHINE_PATH, MACHINE1, "Debugger", "DebuggerCounters"))
         machine.load_guest()  # a wrong kernel is said before anything waits for devices
         saved = saving.load(machine, config.state) if config.state else []
         if config.stop_at_start:
             machine.pause()
-        await debugger.listen(runtime.gdb_socket)
-        shown1 = Machine1(config.vm, machine, started_ns, debugger, lambda: snapshots)
+        await debugger.listen(runtime.gdb_socket, Door("gdb socket", parts))
+        shown1 = Machine1(config.vm, machine, started_ns, debugger, lambda: snapshots, parts)
         tree.add(names.MACHINE_PATH, MACHINE1, shown1)
         for hart in machine.harts:
             tree.add(names.hart_path(hart.index), HART1, Hart1(machine, hart))
@@ -281,7 +286,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             shown.discard(slot.id)
             tree.remove(names.device_path(slot.id))
 
-        fixed = config.devices, slot_changed, config.reserved, slot_removed
+        fixed = config.devices, slot_changed, config.reserved, slot_removed, parts
         attacher = Attacher(machine, bus, runtime, shared["clock"], *fixed, saved)
         ejector = Ejector(machine, attacher, bus)
         snapshots = Snapshots(machine, attacher, bus)

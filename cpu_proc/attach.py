@@ -26,6 +26,7 @@ from cpu_proc.platform.virtio_mmio import MmioDevice
 from cpu_proc.remote import Remote, new_calls
 from cpu_proc.saved_device import SavedDevice
 from protocol import names
+from protocol.access import Parts
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ConfigError, ProtocolError, VersionMismatch
 from protocol.layout import BARS, NO_CALL_VECTOR, BarFlags, DevicePage, IrqPage
@@ -119,6 +120,7 @@ class Attacher:
         changed: Callable[[Slot], None],
         reserved: Mapping[str, Place] | None = None,
         removed: Callable[[Slot], None] = lambda _slot: None,
+        parts: Parts | None = None,
         saved: Sequence[SavedDevice] = (),
     ) -> None:
         """``reserved`` are places of devices that may come later; ``removed`` is called when a slot is no more.
@@ -141,6 +143,7 @@ class Attacher:
         self._clock = clock
         self._changed = changed
         self._removed = removed
+        self._parts = parts
         self.slots = {device_id: Slot(device_id, place) for device_id, place in expected.items()}
         for device_id, place in (reserved or {}).items():
             self.slots[device_id] = Slot(device_id, place, UNPLUGGED)
@@ -288,6 +291,9 @@ class Attacher:
         answer = await self._bus.call(owner, path, _PROPERTIES, "GetAll", "s", [_DEVICE1])
         wishes = cast(dict[str, Any], answer[0])
         pid = await self._bus.peer_pid(owner)
+        part = await self._parts.of_caller(owner) if self._parts else slot.id
+        if part != slot.id:
+            raise ProtocolError(f"process {pid} is {part or 'no device'}, and takes the name of another device")
         if wishes["PageVersion"] != DevicePage.VERSION:
             raise VersionMismatch(f"its page layout is {wishes['PageVersion']}, ours {DevicePage.VERSION}")
         place = self._place(slot, wishes["Transport"])

@@ -28,13 +28,19 @@ class Console:
         self._clients: set[asyncio.StreamWriter] = set()
         self._server: asyncio.AbstractServer | None = None
         self._on_input: Callable[[bytes], None] = lambda _data: None
+        self._admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True
         self._serving: set[asyncio.Task[None]] = set()
         self._had_client = False
         self._joined = asyncio.Event()
 
-    async def listen(self, path: Path, on_input: Callable[[bytes], None]) -> None:
-        """Serve clients at ``path``; what they type goes to ``on_input``."""
-        self._on_input = on_input
+    async def listen(
+        self,
+        path: Path,
+        on_input: Callable[[bytes], None],
+        admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True,
+    ) -> None:
+        """Serve clients at ``path`` whom ``admits`` does not turn away; what they type goes to ``on_input``."""
+        self._on_input, self._admits = on_input, admits
         path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, path)
 
@@ -66,6 +72,8 @@ class Console:
                 writer.write(data)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._admits(writer):
+            return
         task = self._loop.create_task(self._client(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)

@@ -18,6 +18,7 @@ from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
 from cpu_proc.snapshot import Snapshots
 from protocol import names
+from protocol.access import Parts
 from protocol.bus import BusError
 from protocol.errors import BusvmError
 
@@ -38,11 +39,18 @@ class Machine1:
     """org.busvm.Machine1."""
 
     def __init__(
-        self, vm: str, machine: Machine, started_ns: int, debugger: Server, snapshots: Callable[[], Snapshots]
+        self,
+        vm: str,
+        machine: Machine,
+        started_ns: int,
+        debugger: Server,
+        snapshots: Callable[[], Snapshots],
+        parts: Parts,
     ) -> None:
         """``snapshots`` is asked once devices can be there."""
         self.name = vm
         self._snapshots = snapshots
+        self.part_of = parts.of_process
         self.interrupts = "aia"
         self.clock_source = machine.clock.source
         self._machine = machine

@@ -14,6 +14,7 @@ from typing import Any
 
 from devproc.events import EventLoop
 from protocol import names
+from protocol.access import Guard, asking_machine
 from protocol.bus import Bus, Disconnected
 from protocol.errors import BusvmError
 from protocol.objects import Tree
@@ -51,7 +52,7 @@ class BusThread:
         self._asyncio = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         bus = await Bus.connect(self._address)
-        await self.show(bus, Tree(bus, names.ROOT_PATH))
+        await self.show(bus, Tree(bus, names.ROOT_PATH, Guard(asking_machine(bus))))
         await self._until_closed(bus)
         bus.close()
 

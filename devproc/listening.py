@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import socket
 import stat
 from pathlib import Path
 
 from protocol.errors import ConfigError, HostError
+from protocol.peer import is_admitted
+
+logger = logging.getLogger(__name__)
 
 
 class Socket:
@@ -57,6 +62,19 @@ class Socket:
             raise ConfigError(f"--fd {fd} is no UNIX stream socket")
         sock.set_inheritable(False)
         return cls(sock)
+
+    def accept(self) -> socket.socket:
+        """Take who has come.
+
+        Raises:
+            OSError: nobody has, or another user, who is turned away.
+        """
+        sock, _ = self.socket.accept()
+        if self._path is not None and not is_admitted(sock):
+            sock.close()
+            logger.warning("%s: another user was turned away", self._path)
+            raise PermissionError(errno.EACCES, "another user")
+        return sock
 
     def close(self) -> None:
         """Stop listening; take the name away if it is still ours."""

@@ -66,7 +66,7 @@ class Server(EventLoop):
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._place.socket.accept()
+            sock = self._place.accept()
         except OSError as error:
             logger.warning("accept: %s", error.strerror)
             return

@@ -1,7 +1,9 @@
 """The private dbus-daemon of a VM: its configuration, and ``python -m orchestrator.bus_daemon --vm NAME`` alone.
 
 Only this user gets in: the socket is in a private folder, EXTERNAL is the one way to authenticate, and the policy
-refuses every other uid. Limits are far above the session bus's, because a machine passes descriptors by the dozen
+refuses every other uid. A daemon knows users, not processes: the policy lets nobody have names but those of a VM, and
+nobody listen to what others say to each other, descriptors included. Who of a VM may call what the called decide
+(``protocol.access``). Limits are far above the session bus's, because a machine passes descriptors by the dozen
 and a device's page of properties may be large.
 """
 
@@ -27,9 +29,15 @@ _CONFIG = """\
   <policy context="default">
     <deny user="*"/>
     <allow user="{uid}"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow receive_sender="*" eavesdrop="true"/>
-    <allow own="*"/>
+    <allow send_destination="*" eavesdrop="false"/>
+    <allow receive_sender="*" eavesdrop="false"/>
+    <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
+    <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member="ReloadConfig"/>
+    <deny own="*"/>
+    <allow own="org.busvm.machine"/>
+    <allow own_prefix="org.busvm.device"/>
+    <allow own_prefix="org.busvm.hub"/>
+    <allow own_prefix="org.busvm.ivshmem"/>
   </policy>
   <limit name="max_incoming_bytes">268435456</limit>
   <limit name="max_outgoing_bytes">268435456</limit>

@@ -64,6 +64,11 @@ class Call:
         self.body: list[Any] = _plain(message.body, message.signature, message.unix_fds)
         self._message = message
 
+    def close_fds(self) -> None:
+        """Close the descriptors of a call that nobody takes."""
+        for fd in self._message.unix_fds:
+            os.close(fd)
+
 
 Handler = Callable[[Call], Awaitable[tuple[str, list[Any]] | None]]
 NameWatcher = Callable[[str, str, str], None]

@@ -7,8 +7,10 @@ process than the expected one, is counted and answered with ``Fault``; it never 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,8 @@ class Link:
         self.endpoint = endpoint
         self.epoch = epoch
         self.peer_pid = peer_pid
+        """Of whom everything is to come; none or 0, a process that this host does not show: of any of this user's."""
+        self._uid = str(os.getuid())
         self.counters = LinkCounters()
         self._bound = bind
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -57,6 +61,9 @@ class Link:
         # the binding end of a PAIR has no queue before its peer has come, and none after it has died: a send would
         # wait for ever there, and hold whatever lock its caller has
         self.socket.sndtimeo = _SEND_PATIENCE_MS
+        if bind and peer_pid:
+            with suppress(zmq.ZMQError):  # a library without it: what a stranger sends is refused nevertheless
+                self.socket.setsockopt(zmq.IPC_FILTER_PID, peer_pid)  # a stranger would take the peer's one place
         self._backlog: deque[bytes] = deque()
         try:
             if bind:
@@ -107,7 +114,7 @@ class Link:
                 return message
 
     def _accept(self, frame: zmq.Frame) -> messages.Any | None:
-        if self.peer_pid is not None and not self._from_peer(frame):
+        if not self._from_peer(frame):
             self.counters.foreign += 1
             return None
         try:
@@ -127,11 +134,12 @@ class Link:
         return message
 
     def _from_peer(self, frame: zmq.Frame) -> bool:
-        """Tell whether the frame comes from the process that was attached (``uid:gid:pid`` by SO_PEERCRED)."""
+        """Tell whether the frame comes from this user's process that was attached (``host:uid:gid:pid``)."""
         try:
-            return str(frame.get("Peer-Address")).rsplit(":", 1)[-1] == str(self.peer_pid)
-        except zmq.ZMQError:
+            uid, _, pid = str(frame.get("Peer-Address")).split(":")[-3:]
+        except (zmq.ZMQError, ValueError):
             return False
+        return uid == self._uid and (not self.peer_pid or pid == str(self.peer_pid))
 
     def close(self) -> None:
         """Close the end; the binder removes the socket file."""

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from protocol import interfaces
+from protocol.access import Guard
 from protocol.bus import Bus, BusError, Call, Variant
 
 _PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -33,11 +34,12 @@ def attribute(member: str) -> str:
 
 
 class Tree:
-    """The objects that one process shows on one bus; ``root`` also answers ObjectManager."""
+    """The objects that one process shows on one bus; ``root`` also answers ObjectManager, ``guard`` lets calls pass."""
 
-    def __init__(self, bus: Bus, root: str) -> None:
+    def __init__(self, bus: Bus, root: str, guard: Guard | None = None) -> None:
         self.bus = bus
         self.root = root
+        self._guard = guard
         self._objects: dict[str, dict[str, Any]] = {}
         bus.serve(self._handle)
 
@@ -64,6 +66,12 @@ class Tree:
         self.bus.emit(path, name, member, interfaces.load(name).signals[member], list(body))
 
     async def _handle(self, call: Call) -> tuple[str, list[Any]] | None:
+        if self._guard is not None:
+            try:
+                await self._guard.check(call)
+            except BusError:
+                call.close_fds()
+                raise
         if call.interface == _PEER and call.member == "Ping":
             return "", []
         if call.member == "Introspect" and call.interface in (_INTROSPECTABLE, ""):

@@ -35,12 +35,14 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._control = Control(machine, self._send_stop)
         self._server: asyncio.AbstractServer | None = None
+        self._admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True
         self._sessions: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._session: Session | None = None
 
-    async def listen(self, path: Path) -> None:
-        """Serve clients at ``path``."""
+    async def listen(self, path: Path, admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True) -> None:
+        """Serve clients at ``path`` whom ``admits`` does not turn away."""
+        self._admits = admits
         path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, path)
 
@@ -72,6 +74,9 @@ class Server:
             self._loop.call_soon_threadsafe(act)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._admits(writer):
+            self.counters["refused"] += 1
+            return
         task = self._loop.create_task(self._serve(reader, writer))
         self._sessions.add(task)
         task.add_done_callback(self._sessions.discard)

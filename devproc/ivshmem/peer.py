@@ -14,7 +14,6 @@ import errno
 import os
 import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Container
@@ -23,8 +22,7 @@ from enum import Enum
 
 from protocol import ivshmem
 from protocol.ivshmem_hello import hung_up
-
-_CREDENTIALS = struct.Struct("3i")
+from protocol.peer import credentials
 
 
 class Kind(Enum):
@@ -37,7 +35,7 @@ class Kind(Enum):
 
 def process_of(sock: socket.socket) -> int:
     """Return the process at the other end of a UNIX socket; 0: the host does not show it here."""
-    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
+    return credentials(sock).pid
 
 
 def ended(process: int) -> bool:

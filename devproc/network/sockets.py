@@ -113,8 +113,8 @@ class Place:
         return self._listener.fileno()
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Take who has come; raises ``OSError`` when nobody has."""
-        return self._listener.accept()
+        """Take who has come; raises ``OSError`` when nobody has who may."""
+        return (self._named.accept(), None) if self._named else self._listener.accept()
 
     def close(self) -> None:
         """Listen no more."""

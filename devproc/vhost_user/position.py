@@ -10,12 +10,11 @@ put into its place.
 from __future__ import annotations
 
 import socket
-import struct
 
 from devproc.virtqueue import QueueRecord
 from protocol.memory import GuestMemory
+from protocol.peer import credentials
 
-_CREDENTIALS = struct.Struct("iII")  # struct ucred
 _START_TIME = 19  # fields behind the name in /proc/PID/stat (proc_pid_stat(5))
 
 
@@ -34,8 +33,7 @@ def identity(sock: socket.socket) -> int:
 
     One that is still the same has finished, when its connection ended, all it had taken.
     """
-    found = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    pid = int(found[0])
+    pid = credentials(sock).pid
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

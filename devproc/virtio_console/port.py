@@ -56,7 +56,7 @@ class Port:
         """Return a new client; while there is one already, whoever comes is turned away."""
         assert self.listener is not None
         try:
-            found, _ = self.listener.socket.accept()
+            found = self.listener.accept()
         except OSError:
             return None
         if self.client is not None:

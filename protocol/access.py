@@ -1,0 +1,183 @@
+"""Who may call what on a VM's bus: one table, and what looks callers up in it.
+
+A bus knows users, not processes, and all of a VM are one user's. So whoever is called asks for the caller's process,
+which the bus knows from its socket, and whether that is a *part* of the VM: a device, a hub or a service. Parts may
+call what they need. All others, the orchestrator, the CPU process, a person with busctl, may call everything, for they
+can end the VM by other means.
+
+A process is a part from the moment that it takes the name of one until it ends, whatever it does with that name and
+from whichever connection it calls. The CPU process keeps account (``Parts``); a device asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import cast
+
+from protocol import names
+from protocol.bus import Bus, BusError, Call, Disconnected
+from protocol.errors import BusvmError
+from protocol.log import RateLimit
+
+logger = logging.getLogger(__name__)
+
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_MACHINE1 = "org.busvm.Machine1"
+_PREFIXES = (names.DEVICE_NAME_PREFIX, names.HUB_NAME_PREFIX, names.IVSHMEM_NAME_PREFIX)
+
+
+class Who(Enum):
+    """Which parts of a VM may do something that everybody else may."""
+
+    ANY = "any part"
+    ITSELF = "the device that the object is about, and nobody else"
+    NONE = "no part"
+
+
+RULES = {
+    "org.freedesktop.DBus.Peer": Who.ANY,
+    "org.freedesktop.DBus.Introspectable": Who.ANY,
+    f"{_MACHINE1}.PauseFor": Who.ANY,
+    f"{_MACHINE1}.PartOf": Who.ANY,
+    f"{_MACHINE1} read": Who.ANY,  # its properties
+    "org.busvm.Wiring1": Who.ITSELF,
+}
+"""By method, interface, or the properties of an interface; whatever is not here is for no part."""
+
+
+def rule(call: Call) -> Who:
+    """Return which parts may make a call."""
+    if call.interface == _PROPERTIES and call.member in ("Get", "GetAll"):
+        return RULES.get(f"{call.body[0] if call.body else ''} read", Who.NONE)
+    return RULES.get(f"{call.interface}.{call.member}", RULES.get(call.interface, Who.NONE))
+
+
+class Guard:
+    """Decides about calls; ``part_of`` returns the id of the part that the owner of a unique name is, or nothing."""
+
+    def __init__(self, part_of: Callable[[str], Awaitable[str]]) -> None:
+        self.refused: Counter[str] = Counter()
+        """Calls that were, by who made them."""
+        self._part_of = part_of
+        self._limit = RateLimit()
+
+    async def check(self, call: Call) -> None:
+        """Let a call pass.
+
+        Raises:
+            BusError: it is not for who makes it.
+        """
+        allowed = rule(call)
+        if allowed is Who.ANY:
+            return
+        part = await self._part_of(call.sender)
+        if allowed is Who.ITSELF:
+            if part and call.path == names.device_path(part):
+                return
+        elif not part:
+            return
+        what = f"{call.interface}.{call.member}"
+        self.refused[part or "others"] += 1
+        if self._limit.allow():
+            logger.warning("refused %s at %s to %s", what, call.path, f"dev={part}" if part else "who is no device")
+        raise BusError(DENIED, f"{what} at {call.path} is not for {part or 'this process'}")
+
+
+class Parts:
+    """The processes of a VM's parts; belongs to the event loop of its ``bus``."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._known: dict[int, tuple[str, int]] = {}  # by process: its id, and a descriptor that is of no later process
+        self._processes: dict[str, int] = {}  # by unique name, which is nobody else's later
+        self._learning: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Learn who is there, and who comes."""
+        await self._bus.watch_names(self._on_name)
+        for name in await self._bus.list_names():
+            owner = await self._bus.name_owner(name) if name.startswith(_PREFIXES) else None
+            if owner:
+                self._on_name(name, "", owner)
+
+    def _on_name(self, name: str, _old: str, new: str) -> None:
+        if not new:
+            self._processes.pop(name, None)
+        elif name.startswith(_PREFIXES):
+            task = asyncio.get_running_loop().create_task(self._learn(name.rpartition(".")[2], new))
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
+
+    async def _learn(self, part: str, owner: str) -> None:
+        try:
+            pid = await self._process(owner)
+            if pid and not self.of_process(pid):
+                self._known[pid] = part, os.pidfd_open(pid)
+        except (BusvmError, OSError):
+            return  # gone again
+
+    async def _process(self, owner: str) -> int:
+        if owner not in self._processes:
+            self._processes[owner] = await self._bus.peer_pid(owner)
+        return self._processes[owner]
+
+    def of_process(self, pid: int) -> str:
+        """Return the id of the part that a process is, or nothing."""
+        part, pidfd = self._known.get(pid, ("", -1))
+        if not part:
+            return ""
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(0):
+            return part
+        os.close(pidfd)  # it has ended, and its number may be a stranger's
+        del self._known[pid]
+        return ""
+
+    async def of_caller(self, sender: str) -> str:
+        """Return the id of the part whose connection this is, or nothing; it is one before its name is heard of."""
+        if self._learning:
+            await asyncio.wait(set(self._learning))
+        try:
+            return self.of_process(await self._process(sender))
+        except (BusvmError, TimeoutError):
+            return ""  # it has gone, and hears no answer
+
+    def close(self) -> None:
+        """Forget all."""
+        for _, pidfd in self._known.values():
+            os.close(pidfd)
+        self._known.clear()
+
+
+def asking_machine(bus: Bus) -> Callable[[str], Awaitable[str]]:
+    """Return what asks the CPU process which part a caller is; without one there is nothing to keep from anybody."""
+    known: dict[str, str] = {}
+    machine = ""
+
+    async def part_of(sender: str) -> str:
+        nonlocal machine
+        if sender == machine:
+            return ""
+        if sender not in known:
+            try:
+                machine = await bus.name_owner(names.MACHINE_NAME) or ""
+                if sender == machine:
+                    return ""
+                pid = await bus.peer_pid(sender)
+                answer = await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, _MACHINE1, "PartOf", "u", [pid])
+            except Disconnected:
+                raise
+            except BusvmError:
+                return ""
+            known[sender] = cast(str, answer[0])
+        return known[sender]
+
+    return part_of
