@@ -288,12 +288,14 @@ class Attacher:
 
     async def _offer(self, slot: Slot, owner: str) -> None:
         path = names.device_path(slot.id)
+        part = await self._parts.of_caller(owner) if self._parts else slot.id
+        if part != slot.id:
+            raise ProtocolError(
+                f"its process is {part}, and takes the name of another device" if part else "it is gone"
+            )
         answer = await self._bus.call(owner, path, _PROPERTIES, "GetAll", "s", [_DEVICE1])
         wishes = cast(dict[str, Any], answer[0])
         pid = await self._bus.peer_pid(owner)
-        part = await self._parts.of_caller(owner) if self._parts else slot.id
-        if part != slot.id:
-            raise ProtocolError(f"process {pid} is {part or 'no device'}, and takes the name of another device")
         if wishes["PageVersion"] != DevicePage.VERSION:
             raise VersionMismatch(f"its page layout is {wishes['PageVersion']}, ours {DevicePage.VERSION}")
         place = self._place(slot, wishes["Transport"])

@@ -156,9 +156,12 @@ class Bus:
         """Own ``name``.
 
         Raises:
-            HostError: somebody else has it.
+            HostError: somebody else has it, or the bus gives no such names.
         """
-        reply = await self._connection.request_name(name, _dbus.NameFlag.DO_NOT_QUEUE)
+        try:
+            reply = await self._connection.request_name(name, _dbus.NameFlag.DO_NOT_QUEUE)
+        except _dbus.DBusError as error:
+            raise HostError(f"{name} is not to be had on this bus: {error}") from error
         if reply not in (_dbus.RequestNameReply.PRIMARY_OWNER, _dbus.RequestNameReply.ALREADY_OWNER):
             raise HostError(f"{name} is taken on this bus", hint="a device of that id is attached already")
 

@@ -1,4 +1,4 @@
-"""Every promise in SPECIFICATION.md names a test or benchmark that exists."""
+"""Every promise in SPECIFICATION.md, and every line of docs/security.md, names a test or benchmark that exists."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SECURITY = ROOT / "docs" / "security.md"
 NAMED = sorted(
-    set(re.findall(r"`((?:tests|benchmarks)/[\w/.]+\.py(?:::\w+)?)`", (ROOT / "SPECIFICATION.md").read_text()))
+    {
+        name
+        for page in (ROOT / "SPECIFICATION.md", SECURITY)
+        for name in re.findall(r"`((?:tests|benchmarks)/[\w/.]+\.py(?:::\w+)?)`", page.read_text())
+    }
 )
 
 
@@ -31,3 +36,11 @@ def test_every_row_of_a_promise_names_one() -> None:
             header = row
         elif not row.startswith("|---") and not header.startswith("| program"):  # figures: what makes them is above
             assert re.search(r"`(tests|benchmarks)/", row), row
+
+
+def test_every_line_of_the_threat_model_names_one() -> None:
+    text = SECURITY.read_text().partition("## The sandbox")[0]
+    rows = [row for row in text.splitlines() if row.startswith("| ") and not row.rstrip(" |").endswith("shown by")]
+    assert len(rows) >= 10
+    for row in rows:
+        assert "`tests/" in row, row

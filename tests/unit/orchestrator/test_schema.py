@@ -7,12 +7,19 @@ from pathlib import Path
 from orchestrator import schema
 from orchestrator.commands.describe import resolved, toml
 from orchestrator.config import load
+from orchestrator.table_of_keys import renewed
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_documentation_has_the_table_of_keys() -> None:
     assert schema.markdown() in (DOCS / "vm-toml.md").read_text()
+
+
+def test_the_table_is_written_anew_in_its_place() -> None:
+    text = (DOCS / "vm-toml.md").read_text()
+    assert renewed(text) == text
+    assert renewed(text.replace("| `vm.cpus` |", "| `vm.old` |")) == text
 
 
 def test_every_device_key_of_a_type_becomes_an_option() -> None:
