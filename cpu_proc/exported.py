@@ -50,7 +50,7 @@ class Machine1:
         """``snapshots`` is asked once devices can be there."""
         self.name = vm
         self._snapshots = snapshots
-        self.part_of = parts.of_process
+        self._parts = parts
         self.interrupts = "aia"
         self.clock_source = machine.clock.source
         self._machine = machine
@@ -99,6 +99,10 @@ class Machine1:
     def quit(self, exit_status: int) -> None:
         """End the VM now."""
         self._machine.quit(exit_status)
+
+    def part_of(self, pid: int) -> str:
+        """Id of the part of the VM that a process is."""
+        return self._parts.of_process(pid)
 
     def memory_map(self) -> list[tuple[int, int, str]]:
         """Physical address space."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntFlag
 
+from devproc.sandbox.rights import File
+
 Syscall = Callable[..., int]
 """syscall(2): the result, or -1 with ``ctypes.get_errno()``."""
 
@@ -27,27 +29,6 @@ _RULESET = struct.Struct("=QQQ")  # files, network, scopes: struct landlock_rule
 _PATH_BENEATH = struct.Struct("=Qi")  # packed in the kernel's header too
 _NET_PORT = struct.Struct("=QQ")
 _RULESET_SIZES = {1: 8, 4: 16, 6: 24}  # from which version on the structure has so many bytes
-
-
-class File(IntFlag):
-    """Rights on files."""
-
-    EXECUTE = 1 << 0
-    WRITE_FILE = 1 << 1
-    READ_FILE = 1 << 2
-    READ_DIR = 1 << 3
-    REMOVE_DIR = 1 << 4
-    REMOVE_FILE = 1 << 5
-    MAKE_CHAR = 1 << 6
-    MAKE_DIR = 1 << 7
-    MAKE_REG = 1 << 8
-    MAKE_SOCK = 1 << 9
-    MAKE_FIFO = 1 << 10
-    MAKE_BLOCK = 1 << 11
-    MAKE_SYM = 1 << 12
-    REFER = 1 << 13  # ABI 2: links and renames into another folder; before, they are always refused
-    TRUNCATE = 1 << 14  # ABI 3
-    IOCTL_DEV = 1 << 15  # ABI 5
 
 
 class Tcp(IntFlag):
@@ -66,8 +47,6 @@ class Scope(IntFlag):
 
 ABI_KNOWN = 7
 """The newest version that this knows; a newer kernel is asked for no more."""
-READ = File.READ_FILE | File.READ_DIR
-WRITE = File.WRITE_FILE | File.READ_FILE | File.TRUNCATE
 _OF_A_FILE = File.EXECUTE | File.WRITE_FILE | File.READ_FILE | File.TRUNCATE | File.IOCTL_DEV
 
 

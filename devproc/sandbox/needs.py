@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from devproc.sandbox.landlock import READ, WRITE, File
+from devproc.sandbox.rights import READ, WRITE, File
 
 # what Python and the C library open of themselves: modules that are imported late, libraries, time zone, locale
 _SYSTEM = (

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from devproc.sandbox.landlock import READ, WRITE, File, Rules, Scope, Tcp, handled, restrict, version
+from devproc.sandbox.landlock import Rules, Scope, Tcp, handled, restrict, version
+from devproc.sandbox.rights import READ, WRITE, File
 
 
 class Kernel:
