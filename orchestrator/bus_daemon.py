@@ -38,6 +38,7 @@ _CONFIG = """\
     <allow own_prefix="org.busvm.device"/>
     <allow own_prefix="org.busvm.hub"/>
     <allow own_prefix="org.busvm.ivshmem"/>
+    <allow own="org.qemu.VMState1"/>
   </policy>
   <limit name="max_incoming_bytes">268435456</limit>
   <limit name="max_outgoing_bytes">268435456</limit>
