@@ -23,6 +23,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from protocol.errors import Malformed, PeerGone, Refused, VersionMismatch
+from protocol.eventfd import accept
 
 VERSION = 0
 MEMORY = -1
@@ -68,14 +69,6 @@ def send(sock: socket.socket, value: int, fd: int | None = None) -> None:
     """Send a word, and a descriptor that stays the caller's; raises ``BlockingIOError`` when there is no room."""
     extra = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
     sock.sendmsg([_WORD.pack(value)], extra, socket.MSG_NOSIGNAL)
-
-
-def is_eventfd(fd: int) -> bool:
-    """Return whether ``fd`` is an eventfd: who writes 8 bytes to any other descriptor does somebody else's work."""
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
-    except OSError:
-        return False
 
 
 def same_doorbells(some: list[int], others: list[int]) -> bool:
@@ -253,9 +246,8 @@ class Session:
                 raise Malformed(f"peer {peer} leaves, which never came")
             close_all(self.peers.pop(peer))
             return Left(peer)
-        if not is_eventfd(fd):
+        if not accept(fd):  # who rings, or looks whether it was rung, never waits
             raise Malformed(f"the descriptor of peer {peer} is no eventfd")
-        os.set_blocking(fd, False)  # who rings, or looks whether it was rung, never waits
         fds = self.own if peer == self.id else self.peers.get(peer, [])
         if len(fds) >= (self.vectors or VECTORS_MAX):
             raise Malformed(f"peer {peer} has more than {len(fds)} vectors")

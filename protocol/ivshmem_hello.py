@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 
 from protocol.errors import Malformed
-from protocol.ivshmem import NOBODY, VECTORS_MAX, Message, checked_id, close_all, is_eventfd
+from protocol.eventfd import is_eventfd
+from protocol.ivshmem import NOBODY, VECTORS_MAX, Message, checked_id, close_all
 
 MAGIC = int.from_bytes(b"busvmiv2", "little")
 NAME_BYTES = 64
