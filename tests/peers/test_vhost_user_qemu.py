@@ -18,7 +18,6 @@ import pytest
 from tests.guest import network
 from tests.guest.conftest import build
 from tests.guest.expect import Guest
-from tests.guest.test_debian import PASSWORD
 from tests.peers.test_guest_on_qemu import DISK_SECTORS, REPORT, SECTOR, Disk, Run, disk
 from tests.peers.vhost_user_qemu import (
     QEMUS,
@@ -177,17 +176,15 @@ def test_debian_on_two_queues_and_a_back_end_that_dies(serve: Serve, tmp_path: P
     command = [
         *command_line(system_qemu(), back_end, board="", memory="512M", device=",num-queues=2,packed=on"), "-smp", "2",
         "-no-reboot", "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"),
-        "-append", "console=ttyS0 root=/dev/vda rw",
+        "-append", f"console=ttyS0 root=/dev/vda rw {network.SHELL}",
     ]  # fmt: skip
     with Guest(command) as machine:
-        machine.login(PASSWORD)
-        machine.run("dmesg -n 1")  # no lines of the kernel between answers
+        network.shell(machine)
         assert "BUSVM-0" in machine.run("cat /sys/block/vda/serial")
         assert machine.run("ls /sys/block/vda/mq | wc -l").strip() == "2"
         assert machine.run("cat /sys/block/vda/device/features").split()[-1][34] == "1"  # VIRTIO_F_RING_PACKED
         write_while_it_dies(machine, back_end)
-        machine.type("poweroff")
-        assert machine.status(120) == 0
+        assert network.end(machine) == 0
 
 
 @pytest.mark.boot
