@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest import network
 from tests.guest.conftest import build
 from tests.guest.expect import Guest
 
@@ -39,14 +40,14 @@ engine = "translate"
 [boot]
 kernel = "{image / "vmlinuz"}"
 initrd = "{image / "initrd.img"}"
-cmdline = "console=ttyS0 root=/dev/vda rw"
+cmdline = "console=ttyS0 root=/dev/vda rw {network.SHELL}"
 [[device]]
 id = "disk0"
 type = "virtio-blk"
 image = "root.ext4"
 """)
     with Guest([sys.executable, "-m", "orchestrator", "up", str(tmp_path / "vm.toml")]) as guest:
-        guest.login("busvm")
+        network.shell(guest, "virtio_blk")
         assert guest.run("nproc").split() == [str(HARTS)]
         said = guest.run(f"stress-ng --cpu {HARTS} --verify --timeout 8 2>&1", 300)
         assert "failed: 0" in said
@@ -62,5 +63,4 @@ image = "root.ext4"
         assert guest.run("nproc").split() == [str(HARTS)]
         assert guest.run("for c in 0 1 2 3; do taskset -c $c nproc; done").split() == ["1"] * HARTS
         assert not guest.run("dmesg | grep -E 'BUG|Oops|self-detected|soft lockup'").strip()
-        guest.type("poweroff -f")
-        assert guest.status(120) == 0
+        assert network.end(guest) == 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from protocol.names import Runtime
+from tests.guest import network
 from tests.guest.conftest import debian, on_a_snapshot
 from tests.guest.expect import Guest
 from tests.peers.back_ends import DAEMON, blockdevs, export, make, newer, program, wait_for
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.peer
 # with Debian
 
 VM = (
-    on_a_snapshot("peers")
+    on_a_snapshot("peers").replace("root=/dev/vda rw", f"root=/dev/vda rw {network.SHELL}")
     + """\
 [[device]]
 id = "raw"
@@ -136,7 +137,7 @@ def test_debian_with_disks_and_a_folder_of_others(debian: Path, tmp_path: Path) 
     daemon = subprocess.Popen(mine, cwd=tmp_path, stdin=subprocess.DEVNULL)
     try:
         with Guest([sys.executable, "-m", "orchestrator", "up", str(tmp_path / "vm.toml")]) as guest:
-            guest.login("busvm")
+            network.shell(guest, "virtio_blk")
             # disks; the guest does not notice that the process which has the registers dies
             copy(guest, "vdc", lambda: kill("qcow"))
             copy(guest, "vdb", lambda: kill("raw"))
@@ -149,8 +150,7 @@ def test_debian_with_disks_and_a_folder_of_others(debian: Path, tmp_path: Path) 
                 use(guest, tag, tmp_path / tag, content)
             # the example of the documentation
             assert "4096" in guest.run("modprobe virtio-rng; dd if=/dev/hwrng bs=64 count=64 status=none | wc -c")
-            guest.type("poweroff -f")
-            assert guest.status(120) == 0
+            assert network.end(guest) == 0
     finally:
         daemon.terminate()
         daemon.wait(10)
