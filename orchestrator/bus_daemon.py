@@ -2,9 +2,9 @@
 
 Only this user gets in: the socket is in a private folder, EXTERNAL is the one way to authenticate, and the policy
 refuses every other uid. A daemon knows users, not processes: the policy lets nobody have names but those of a VM, and
-nobody listen to what others say to each other, descriptors included. Who of a VM may call what the called decide
-(``protocol.access``). Limits are far above the session bus's, because a machine passes descriptors by the dozen
-and a device's page of properties may be large.
+nobody listen to what others say to each other, descriptors included, unless ``vm.bus-monitor`` lets all of them. Who
+of a VM may call what the called decide (``protocol.access``). Limits are far above the session bus's, because a machine
+passes descriptors by the dozen and a device's page of properties may be large.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONFIG = """\
     <allow user="{uid}"/>
     <allow send_destination="*" eavesdrop="false"/>
     <allow receive_sender="*" eavesdrop="false"/>
-    <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
+    <{monitor} send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
     <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member="ReloadConfig"/>
     <deny own="*"/>
     <allow own="org.busvm.machine"/>
@@ -55,12 +55,13 @@ _CONFIG = """\
 """
 
 
-def config_text(runtime: Runtime) -> str:
-    """Return the configuration file."""
-    return _CONFIG.format(socket=escape(str(runtime.bus_socket)), uid=os.getuid())
+def config_text(runtime: Runtime, *, monitor: bool = False) -> str:
+    """Return the configuration file; with ``monitor`` everybody on the bus may listen to it."""
+    may = "allow" if monitor else "deny"
+    return _CONFIG.format(socket=escape(str(runtime.bus_socket)), uid=os.getuid(), monitor=may)
 
 
-def prepare(runtime: Runtime) -> None:
+def prepare(runtime: Runtime, *, monitor: bool = False) -> None:
     """Write the configuration file, and take a dead daemon's socket away.
 
     Raises:
@@ -70,7 +71,7 @@ def prepare(runtime: Runtime) -> None:
         raise HostError("the program dbus-daemon is missing", hint="on Debian and Ubuntu: apt install dbus")
     try:
         runtime.bus_socket.unlink(missing_ok=True)
-        (runtime.folder / "bus.conf").write_text(config_text(runtime))
+        (runtime.folder / "bus.conf").write_text(config_text(runtime, monitor=monitor))
     except OSError as error:
         raise HostError(f"cannot write to {runtime.folder}: {error.strerror}") from error
 
@@ -79,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: RET503 - execvp do
     """Become the dbus-daemon of one VM, in the foreground: for those who start every process themselves."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.bus_daemon", description="The private bus of a VM.")
     parser.add_argument("--vm", metavar="NAME", required=True, help="name of the VM")
+    parser.add_argument("--monitor", action="store_true", help="let everybody on it listen (vm.bus-monitor)")
     parser.add_argument("--print-address", action="store_true", help="print the bus's address when it is ready")
     options = parser.parse_args(arguments)
     if not VM_PATTERN.match(options.vm):
@@ -87,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: RET503 - execvp do
     os.umask(0o077)
     try:
         runtime.prepare()
-        prepare(runtime)
+        prepare(runtime, monitor=options.monitor)
     except BusvmError as error:
         sys.stderr.write(f"error: {error.message}" + (f" ({error.hint})\n" if error.hint else "\n"))
         return error.exit_status

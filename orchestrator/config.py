@@ -58,6 +58,7 @@ class Config:
     clock: str
     engine: str
     perf_map: bool
+    bus_monitor: bool
     kernel: Path | None
     initrd: Path | None
     cmdline: str
@@ -141,6 +142,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         clock=reader.clock(vm),
         engine=vm["engine"],
         perf_map=reader.perf_map(vm),
+        bus_monitor=vm["bus-monitor"],
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],

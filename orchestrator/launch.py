@@ -158,7 +158,7 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
     running = Running(plan, runtime, lock, Record.new(plan))
     try:
         check_room(plan)
-        bus_daemon.prepare(runtime)
+        bus_daemon.prepare(runtime, monitor=plan.monitor)
         running.record.write(runtime)
         running.start(BUS)
         running.start(CPU)

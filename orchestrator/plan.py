@@ -71,6 +71,8 @@ class Plan:
     """The guest's symbols, where the configuration names them."""
     services: tuple[sharing.Service, ...] = ()
     """What devices that come later can join."""
+    monitor: bool = False
+    """Everybody on the bus may listen to it."""
 
     def of_device(self, name: str) -> tuple[Process, ...]:
         """Return the processes of a device: its back-end, if it has one, and its own; none if there is no such."""
@@ -162,6 +164,7 @@ def make(
         embedded=config.embedded,
         symbols=str(config.symbols) if config.symbols else None,
         services=config.services,
+        monitor=config.bus_monitor,
     )
 
 

@@ -47,6 +47,13 @@ KEYS = (
     ),
     Key(
         "vm",
+        "bus-monitor",
+        Kind.FLAG,
+        "Let this user's tools, and with them every process of the VM, see what is said on its bus: `busctl monitor`.",
+        default=False,
+    ),
+    Key(
+        "vm",
         "interrupts",
         Kind.TEXT,
         "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",

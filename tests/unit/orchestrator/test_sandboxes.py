@@ -122,4 +122,8 @@ def test_the_bus_gives_names_of_a_vm_alone_and_lets_nobody_listen() -> None:
     text = bus_daemon.config_text(Runtime(VM))
     assert 'eavesdrop="true"' not in text
     assert text.index('<deny own="*"/>') < text.index('<allow own="org.busvm.machine"/>')
-    assert "DBus.Monitoring" in text
+    assert '<deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>' in text
+    allowed = bus_daemon.config_text(Runtime(VM), monitor=True)
+    assert (
+        '<allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>' in allowed
+    )
