@@ -94,9 +94,9 @@ def test_who_is_killed_while_messages_go(debian: Path, program: Path, server: Pr
         ivshmem.install(guest, uio=True)
         assert isinstance(watcher.wait_event(10), Joined)
 
-        host = ivshmem.Program(ivshmem.PYTHON, "send", "--socket", server.path, "--count", "2000000")
+        host = ivshmem.Program(ivshmem.PYTHON, "send", "--socket", server.path, "--count", "800000")
         assert isinstance(watcher.wait_event(10), Joined)
-        ivshmem.start(guest, f"receive {UIO} --count 2000000")
+        ivshmem.start(guest, f"receive {UIO} --count 800000")
         ivshmem.wait_for_flow(watcher.memory)
         os.kill(ivshmem.process_of("sharekill", "shared"), signal.SIGKILL)
         ivshmem.wait_for_flow(watcher.memory)
@@ -104,7 +104,7 @@ def test_who_is_killed_while_messages_go(debian: Path, program: Path, server: Pr
         ivshmem.wait_for_flow(watcher.memory)
         server.start()
         received = ivshmem.result(guest, 120)
-        assert (received.messages, host.result().messages) == (2_000_000, 2_000_000)
+        assert (received.messages, host.result().messages) == (800_000, 800_000)
         assert received.whole
         events = [watcher.wait_event(10) for _ in range(3)]
         assert events[:2] == [ServerGone(), ServerBack()]

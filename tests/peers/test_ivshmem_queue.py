@@ -214,7 +214,7 @@ def test_garbage_everywhere_never_ends_it_otherwise(words: Words, memory: Path, 
     values = (0, 1, 7, 8, 1 << ORDER, (1 << ORDER) + 8, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
     places = [*range(0, 0x400, 4), *range(0x1000, 0x1000 + (2 << ORDER), 4)]
     cells = view.cast("I")
-    for _ in range(12):
+    for _ in range(4):
         program = Program(words, verb, "--memory", memory, "--order", str(ORDER), "--timeout", "0.3")
         with suppress(ivmsg().Gone, ivmsg().Bad):  # by garbage of its own
             connect(queue)
