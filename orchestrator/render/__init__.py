@@ -1,0 +1,1 @@
+"""A VM's plan as what a container engine starts: Compose, Kubernetes."""
