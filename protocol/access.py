@@ -22,7 +22,7 @@ from typing import cast
 
 from protocol import names
 from protocol.bus import Bus, BusError, Call, Disconnected
-from protocol.errors import BusvmError
+from protocol.errors import BusvmError, NotFound
 from protocol.log import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,25 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _MACHINE1 = "org.busvm.Machine1"
 _PREFIXES = (names.DEVICE_NAME_PREFIX, names.HUB_NAME_PREFIX, names.IVSHMEM_NAME_PREFIX)
+
+
+class Denied(BusError):
+    """Who calls may not."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(DENIED, text)
+
+
+async def _process_of(bus: Bus, sender: str) -> int:
+    """Return the process of a unique name.
+
+    Raises:
+        Denied: it has gone, so that nobody knows any more who it was.
+    """
+    try:
+        return await bus.peer_pid(sender)
+    except (NotFound, TimeoutError) as error:
+        raise Denied("whoever calls has gone") from error
 
 
 class Who(Enum):
@@ -87,7 +106,7 @@ class Guard:
         self.refused[part or "others"] += 1
         if self._limit.allow():
             logger.warning("refused %s at %s to %s", what, call.path, f"dev={part}" if part else "who is no device")
-        raise BusError(DENIED, f"{what} at {call.path} is not for {part or 'this process'}")
+        raise Denied(f"{what} at {call.path} is not for {part or 'this process'}")
 
 
 class Parts:
@@ -96,12 +115,20 @@ class Parts:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._known: dict[int, tuple[str, int]] = {}  # by process: its id, and a descriptor that is of no later process
-        self._processes: dict[str, int] = {}  # by unique name, which is nobody else's later
+        self._processes: dict[str, int] = {}  # by unique name, which is nobody else's later on this daemon
         self._learning: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Learn who is there, and who comes."""
         await self._bus.watch_names(self._on_name)
+        await self.look()
+
+    def forget_names(self) -> None:
+        """The bus is gone: the next one gives the same unique names to others. Who is which part, processes stay."""
+        self._processes.clear()
+
+    async def look(self) -> None:
+        """Learn who is there."""
         for name in await self._bus.list_names():
             owner = await self._bus.name_owner(name) if name.startswith(_PREFIXES) else None
             if owner:
@@ -115,17 +142,29 @@ class Parts:
             self._learning.add(task)
             task.add_done_callback(self._learning.discard)
 
+    async def admit(self, part: str, owner: str) -> bool:
+        """Take the process of a unique name for one of ``part``, before it has that name; tell whether it is one."""
+        await self._learn(part, owner)
+        return await self.of_caller(owner) == part
+
     async def _learn(self, part: str, owner: str) -> None:
         try:
             pid = await self._process(owner)
+            for other in [*self._known]:
+                self.of_process(other)  # forgets those that have ended: devices die without being asked for again
             if pid and not self.of_process(pid):
                 self._known[pid] = part, os.pidfd_open(pid)
         except (BusvmError, OSError):
             return  # gone again
 
     async def _process(self, owner: str) -> int:
+        """Return the process of a unique name of the daemon that is there now; raises BusvmError."""
+        daemon = self._bus.daemon
         if owner not in self._processes:
-            self._processes[owner] = await self._bus.peer_pid(owner)
+            pid = await _process_of(self._bus, owner)
+            if self._bus.daemon != daemon:
+                raise Disconnected("the bus is another meanwhile")
+            self._processes[owner] = pid
         return self._processes[owner]
 
     def of_process(self, pid: int) -> str:
@@ -142,13 +181,18 @@ class Parts:
         return ""
 
     async def of_caller(self, sender: str) -> str:
-        """Return the id of the part whose connection this is, or nothing; it is one before its name is heard of."""
+        """Return the id of the part whose connection this is, or nothing; it is one before its name is heard of.
+
+        Raises:
+            BusvmError: it has gone, so that nobody knows any more who it was.
+        """
+        daemon = self._bus.daemon
         if self._learning:
             await asyncio.wait(set(self._learning))
-        try:
-            return self.of_process(await self._process(sender))
-        except (BusvmError, TimeoutError):
-            return ""  # it has gone, and hears no answer
+        pid = await self._process(sender)
+        if self._bus.daemon != daemon:
+            raise Disconnected("the bus is another meanwhile")
+        return self.of_process(pid)
 
     def close(self) -> None:
         """Forget all."""
@@ -160,24 +204,28 @@ class Parts:
 def asking_machine(bus: Bus) -> Callable[[str], Awaitable[str]]:
     """Return what asks the CPU process which part a caller is; without one there is nothing to keep from anybody."""
     known: dict[str, str] = {}
-    machine = ""
+    machine, daemon = "", bus.daemon
 
     async def part_of(sender: str) -> str:
-        nonlocal machine
+        nonlocal machine, daemon
+        if daemon != bus.daemon:  # another one gives the same unique names to others
+            known.clear()
+            machine, daemon = "", bus.daemon
         if sender == machine:
             return ""
-        if sender not in known:
-            try:
-                machine = await bus.name_owner(names.MACHINE_NAME) or ""
-                if sender == machine:
-                    return ""
-                pid = await bus.peer_pid(sender)
-                answer = await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, _MACHINE1, "PartOf", "u", [pid])
-            except Disconnected:
-                raise
-            except BusvmError:
+        if sender in known:
+            return known[sender]
+        try:
+            machine = await bus.name_owner(names.MACHINE_NAME) or ""
+            if sender == machine or not machine:
                 return ""
-            known[sender] = cast(str, answer[0])
+            pid = await _process_of(bus, sender)
+            answer = await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, _MACHINE1, "PartOf", "u", [pid])
+        except (Denied, Disconnected):
+            raise
+        except BusvmError:
+            return ""
+        known[sender] = cast(str, answer[0])
         return known[sender]
 
     return part_of

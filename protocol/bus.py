@@ -37,7 +37,7 @@ CALL_TIMEOUT_S = 25.0
 
 
 class Fd(int):
-    """A descriptor in a message body."""
+    """A descriptor in a message body. One in a call is closed once the call is answered: who keeps it duplicates it."""
 
 
 class BusError(BusvmError):
@@ -49,25 +49,19 @@ class BusError(BusvmError):
 
 
 class Disconnected(BusvmError):
-    """The bus is gone; a process of a VM ends then, and is started again with a new one."""
+    """The bus is gone; who belongs to a VM waits until it is there again (``protocol.staying``)."""
 
 
 class Call:
     """A method call that arrived: who, what, and the plain values of its body."""
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, fds: list[int]) -> None:
         self.sender: str = message.sender or ""
         self.path: str = message.path or ""
         self.interface: str = message.interface or ""
         self.member: str = message.member or ""
         self.signature: str = message.signature
-        self.body: list[Any] = _plain(message.body, message.signature, message.unix_fds)
-        self._message = message
-
-    def close_fds(self) -> None:
-        """Close the descriptors of a call that nobody takes."""
-        for fd in self._message.unix_fds:
-            os.close(fd)
+        self.body: list[Any] = _plain(message.body, message.signature, fds)
 
 
 Handler = Callable[[Call], Awaitable[tuple[str, list[Any]] | None]]
@@ -84,7 +78,9 @@ def _plain(body: list[Any], signature: str, fds: list[int]) -> list[Any]:
 def _plain_value(value: Any, kind: Any, fds: list[int]) -> Any:
     token = kind.token
     if token == "h":
-        return Fd(fds[value]) if 0 <= value < len(fds) else Fd(-1)
+        if not 0 <= value < len(fds):
+            raise BusError(f"{DBUS_NAME}.Error.InvalidArgs", "a descriptor that did not come along")
+        return Fd(fds[value])
     if token == "v":
         return _plain_value(value.value, value.type, fds)
     if token == "a":
@@ -119,13 +115,30 @@ def _wire(value: Any, fds: list[int]) -> Any:
     return value
 
 
-class Bus:
-    """A connection. All methods belong to the event loop that ``connect`` ran on."""
+async def _connection_to(address: str) -> Any:
+    try:
+        connection = _MessageBus(bus_address=address, negotiate_unix_fd=True)
+        await asyncio.wait_for(connection.connect(), CALL_TIMEOUT_S)
+    except (OSError, _dbus.AuthError, TimeoutError, EOFError, _dbus.InvalidAddressError) as error:
+        raise HostError(
+            f"cannot reach the bus at {address}: {error}",
+            hint="is the VM running? `orchestrator env` prints its address",
+        ) from error
+    return connection
 
-    def __init__(self, connection: Any) -> None:
+
+class Bus:
+    """A connection, or one after the other (``reconnect``). All belongs to the event loop that ``connect`` ran on."""
+
+    def __init__(self, address: str, connection: Any) -> None:
+        self.address = address
         self._connection = connection
         self._handler: Handler | None = None
         self._watchers: list[NameWatcher] = []
+        self.daemon = 0
+        """Counts the daemons that the bus has had: unique names are of one of them."""
+        self._names: list[str] = []
+        self._queued: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Future[Any] | None = None
         connection.add_message_handler(self._on_message)
@@ -137,15 +150,33 @@ class Bus:
         Raises:
             HostError: nobody listens at ``address``, or it refuses us.
         """
+        return cls(address, await _connection_to(address))
+
+    async def reconnect(self) -> None:
+        """Connect again after the bus has gone: objects, watches and names are as before, unique names are not.
+
+        Raises:
+            BusvmError: it is not there yet, or gone again.
+            TimeoutError: likewise.
+        """
+        self._connection, self._closed = await _connection_to(self.address), None
+        self.daemon += 1
+        self._connection.add_message_handler(self._on_message)
         try:
-            connection = _MessageBus(bus_address=address, negotiate_unix_fd=True)
-            await asyncio.wait_for(connection.connect(), CALL_TIMEOUT_S)
-        except (OSError, _dbus.AuthError, TimeoutError, EOFError, _dbus.InvalidAddressError) as error:
-            raise HostError(
-                f"cannot reach the bus at {address}: {error}",
-                hint="is the VM running? `orchestrator env` prints its address",
-            ) from error
-        return cls(connection)
+            if self._watchers:
+                await self._add_match()
+            for name in self._names:
+                await self.request_name(name)
+            for name in self._queued:
+                await self.queue_for(name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the bus is there."""
+        return bool(self._connection.connected)
 
     @property
     def unique_name(self) -> str:
@@ -159,15 +190,23 @@ class Bus:
             HostError: somebody else has it, or the bus gives no such names.
         """
         try:
-            reply = await self._connection.request_name(name, _dbus.NameFlag.DO_NOT_QUEUE)
+            reply = await asyncio.wait_for(
+                self._connection.request_name(name, _dbus.NameFlag.DO_NOT_QUEUE), CALL_TIMEOUT_S
+            )
         except _dbus.DBusError as error:
             raise HostError(f"{name} is not to be had on this bus: {error}") from error
+        except (EOFError, OSError) as error:
+            raise Disconnected(f"the bus is gone: {error}") from error
         if reply not in (_dbus.RequestNameReply.PRIMARY_OWNER, _dbus.RequestNameReply.ALREADY_OWNER):
             raise HostError(f"{name} is taken on this bus", hint="a device of that id is attached already")
+        if name not in self._names:
+            self._names.append(name)
 
     async def queue_for(self, name: str) -> None:
         """Own ``name``, or wait in line for it: of some names all who wait are meant."""
         await self._connection.request_name(name, _dbus.NameFlag.NONE)
+        if name not in self._queued:
+            self._queued.append(name)
 
     async def call(
         self,
@@ -198,10 +237,16 @@ class Bus:
             body=[_wire(value, fds) for value in body or []],
             unix_fds=fds,
         )
+        if not self._connection.connected:
+            raise Disconnected("the bus is gone")
         try:
             reply = await asyncio.wait_for(self._connection.call(message), timeout_s)
-        except (EOFError, ConnectionError) as error:
+        except TimeoutError:
+            raise
+        except (EOFError, OSError) as error:
             raise Disconnected(f"the bus is gone: {error}") from error
+        if reply is None:  # the library's answer to all whose connection has ended
+            raise Disconnected("the bus is gone")
         if reply.message_type is _Type.ERROR:
             text = str(reply.body[0]) if reply.body else ""
             if reply.error_name.endswith((".ServiceUnknown", ".NameHasNoOwner")):
@@ -230,9 +275,12 @@ class Bus:
     async def watch_names(self, watcher: NameWatcher) -> None:
         """Call ``watcher(name, old_owner, new_owner)`` whenever a name changes hands: the liveness signal."""
         if not self._watchers:
-            rule = f"type='signal',sender='{DBUS_NAME}',interface='{DBUS_NAME}',member='NameOwnerChanged'"
-            await self.call(DBUS_NAME, DBUS_PATH, DBUS_NAME, "AddMatch", "s", [rule])
+            await self._add_match()
         self._watchers.append(watcher)
+
+    async def _add_match(self) -> None:
+        rule = f"type='signal',sender='{DBUS_NAME}',interface='{DBUS_NAME}',member='NameOwnerChanged'"
+        await self.call(DBUS_NAME, DBUS_PATH, DBUS_NAME, "AddMatch", "s", [rule])
 
     def serve(self, handler: Handler) -> None:
         """Answer method calls with ``handler``: it returns (signature, results), or ``None`` when it has no such."""
@@ -251,18 +299,17 @@ class Bus:
             return None
         if message.message_type is not _Type.METHOD_CALL:
             return None
-        task = asyncio.get_running_loop().create_task(self._answer(message))
+        # taken now: messages without descriptors share a list in dbus-fast, and the next that has some puts them there
+        task = asyncio.get_running_loop().create_task(self._answer(message, list(message.unix_fds)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
 
-    async def _answer(self, message: Any) -> None:
+    async def _answer(self, message: Any, given: list[int]) -> None:
         fds: list[int] = []
         try:
-            answer = await self._handler(Call(message)) if self._handler else None
+            answer = await self._handler(Call(message, given)) if self._handler else None
             if answer is None:
-                for fd in message.unix_fds:
-                    os.close(fd)
                 text = f"no {message.interface or ''}.{message.member} at {message.path}"
                 reply = _Message.new_error(message, f"{DBUS_NAME}.Error.UnknownMethod", text)
             else:
@@ -276,6 +323,9 @@ class Bus:
         except Exception as error:
             # the caller is a peer, perhaps a person with busctl: it gets an answer, never a traceback or silence
             reply = _Message.new_error(message, "org.busvm.Error.Internal", f"{type(error).__name__}: {error}")
+        finally:
+            for fd in given:
+                os.close(fd)
         if self._connection.connected and not message.flags & _dbus.MessageFlag.NO_REPLY_EXPECTED:
             self._connection.send(reply)
 

@@ -62,10 +62,15 @@ def parse(text: str) -> list[Interface]:
     return found
 
 
+def file(name: str) -> Path:
+    """Return where the interface ``name`` is written."""
+    return _FOLDER / f"{name}.xml"
+
+
 @functools.cache
 def load(name: str) -> Interface:
     """Return the interface ``name`` from its file ``<name>.xml``."""
-    for interface in parse((_FOLDER / f"{name}.xml").read_text()):
+    for interface in parse(file(name).read_text()):
         if interface.name == name:
             return interface
     raise KeyError(name)

@@ -153,12 +153,16 @@ class DevicePage(Layout):
     doorbell_stride = Field(
         0x50, 4, "device", "bytes from one doorbell to the next; 0: one place, the value says which"
     )
+    functions = Field(0x54, 4, "cpu", "1: the function is 0 of its PCI slot, and the slot has others")
     reply_seq = Field(0x60, 8, "device", "the request whose answer is in reply_value; stored after it")
     reply_value = Field(0x68, 8, "device", "that answer; the same goes out as a Value or Done")
     schema = Field(0x70, 8, "device", "digest of the device's declaration, which a successor must share")
     bad_accesses = Field(0x58, 8, "device", "guest accesses the device had to ignore")
     calls = Field(0x78, 4, "cpu", "calls of this device, whose source words follow those of the vectors")
     express = Field(0x7C, 4, "cpu", "1 behind a PCIe port: the function has the capabilities of an endpoint there")
+
+    turns = Field(0x140, 8, "device", "turns of the device loop: odd while it is at work, even while it waits")
+    hands_on = Field(0x148, 4, "device", "1 if another process waits for the doorbells")
 
     def adopt(self, saved: bytes) -> None:
         """Take over the page of another machine's device, which was quiesced, but for what ``cpu`` writes.

@@ -22,6 +22,7 @@ from protocol.errors import HostError, Malformed
 _LINGER_MS = 200
 _RETRY_S = 0.01
 _SEND_PATIENCE_MS = 50
+_UNREAD_MOST = 4096
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Link:
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self.socket.linger = _LINGER_MS
         self.socket.sndhwm = 0  # posted writes are bounded by the hart waiting for `processed`, not by dropping
-        self.socket.rcvhwm = 0
+        self.socket.rcvhwm = _UNREAD_MOST if bind else 0  # a device that says more than it is asked waits, or forgets
         self.socket.maxmsgsize = messages.MAX_MESSAGE
         # the binding end of a PAIR has no queue before its peer has come, and none after it has died: a send would
         # wait for ever there, and hold whatever lock its caller has

@@ -1,4 +1,4 @@
-"""Shared memory: named objects in ``/dev/shm``, mapped once, read and written through typed views.
+"""Shared memory: named objects in ``/dev/shm`` (else ``BUSVM_SHM``), mapped once, read and written through typed views.
 
 ``cpu_proc`` creates every object (DESIGN §6) and hands out descriptors; everybody else maps a descriptor. Aligned
 loads and stores of 1, 2, 4 and 8 bytes go through one ``memoryview`` per width, so that each is a single access of
@@ -22,7 +22,7 @@ from typing import Self
 
 from protocol.errors import HostError
 
-SHM = Path("/dev/shm")
+SHM = Path(os.environ.get("BUSVM_SHM", "/dev/shm"))  # elsewhere where containers share a volume
 _fence = threading.Lock()
 
 
@@ -155,9 +155,9 @@ class Shared(Words):
             room = os.statvfs(SHM)
             if room.f_bavail * room.f_frsize < size:
                 raise HostError(
-                    f"no space in /dev/shm for {name}: {size >> 20} MiB needed, "
+                    f"no space in {SHM} for {name}: {size >> 20} MiB needed, "
                     f"{(room.f_bavail * room.f_frsize) >> 20} MiB free",
-                    hint="lower vm.memory, or enlarge /dev/shm",
+                    hint=f"lower vm.memory, or enlarge {SHM}",
                 )
             os.ftruncate(fd, size)
             return cls(fd, size, name=name)
@@ -179,6 +179,12 @@ class Shared(Words):
         self.map.close()
         os.close(self.fd)
         self.fd = -1
+
+    def rename(self, name: str) -> None:
+        """Take another name, from whoever has it."""
+        if self.name is not None:
+            (SHM / self.name).rename(SHM / name)
+            self.name = name
 
     def unlink(self) -> None:
         """Remove the name; whoever has it mapped keeps it."""

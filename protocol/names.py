@@ -155,6 +155,11 @@ class Runtime:
         """What was started, as JSON: lets a later command find the processes."""
         return self.folder / "plan.json"
 
+    @property
+    def status(self) -> Path:
+        """The guest's exit status, once it has ended: for who is not told it as the machine's parent."""
+        return self.folder / "status"
+
     def link(self, device_id: str, epoch: int) -> str:
         """Return the ZeroMQ endpoint of one incarnation of a device.
 

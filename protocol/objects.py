@@ -67,11 +67,7 @@ class Tree:
 
     async def _handle(self, call: Call) -> tuple[str, list[Any]] | None:
         if self._guard is not None:
-            try:
-                await self._guard.check(call)
-            except BusError:
-                call.close_fds()
-                raise
+            await self._guard.check(call)
         if call.interface == _PEER and call.member == "Ping":
             return "", []
         if call.member == "Introspect" and call.interface in (_INTROSPECTABLE, ""):

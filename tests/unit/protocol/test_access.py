@@ -98,6 +98,7 @@ class FakeBus:
         self.pids: dict[str, int] = {}
         self.parts: dict[int, str] = {}
         self.asked = 0
+        self.daemon = 1
         self.watcher: Callable[[str, str, str], None] = lambda *_: None
 
     async def watch_names(self, watcher: Callable[[str, str, str], None]) -> None:
@@ -141,8 +142,12 @@ def test_a_process_is_a_part_until_it_ends_whatever_it_does_with_its_name() -> N
             bus.watcher("org.busvm.hub.lan", ":1.3", "")
             bus.watcher("org.busvm.device.early", "", ":1.3")
             assert await parts.of_caller(":1.4") == "lan"  # the first name is who it is
-            assert await parts.of_caller(":1.9") == ""  # gone
+            with pytest.raises(BusError, match="has gone"):  # and may do nothing: it may have been anybody
+                await parts.of_caller(":1.9")
             bus.watcher(":1.4", ":1.4", "")
+            parts.forget_names()  # another bus, on which the same name is somebody else's
+            bus.pids[":1.1"] = bus.pids[":1.3"]
+            assert await parts.of_caller(":1.1") == "lan"
             process.communicate(b"\n")
             assert parts.of_process(process.pid) == ""
             parts.close()
@@ -166,8 +171,60 @@ def test_a_device_asks_the_machine_once_about_each_caller() -> None:
             "",
         ]
         assert bus.asked == 2
+        bus.daemon, bus.parts = 2, {11: "net0"}
+        bus.pids[":1.0"], bus.owners[names.MACHINE_NAME] = 11, ":1.2"
+        assert await part_of(":1.0") == "net0"
 
     asyncio.run(story())
+
+
+def test_processes_that_have_ended_are_forgotten_when_others_come() -> None:
+    bus = FakeBus()
+
+    async def story() -> None:
+        parts = Parts(cast(Bus, bus))
+        await parts.start()
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(4):
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+                bus.pids[f":1.{number}"] = process.pid
+                bus.watcher("org.busvm.device.disk0", "", f":1.{number}")
+                assert await parts.of_caller(f":1.{number}") == "disk0"
+                process.communicate(b"\n")
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        parts.close()
+
+    asyncio.run(story())
+
+
+def test_another_daemon_gives_the_unique_names_of_before_to_others() -> None:
+    bus = FakeBus()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        bus.owners = {"org.busvm.device.disk0": ":1.1"}
+        bus.pids = {":1.1": os.getpid(), ":1.2": process.pid}
+
+        async def story() -> None:
+            parts = Parts(cast(Bus, bus))
+            await parts.start()
+            assert [await parts.of_caller(name) for name in (":1.1", ":1.2")] == ["disk0", ""]
+            parts.forget_names()
+            bus.daemon = 2
+            bus.owners = {"org.busvm.device.disk0": ":1.2", "org.busvm.device.late": ":1.1"}
+            bus.pids = {":1.1": process.pid, ":1.2": os.getpid()}
+            await parts.look()
+            assert [await parts.of_caller(name) for name in (":1.1", ":1.2")] == ["late", "disk0"]
+            parts.close()
+
+        asyncio.run(story())
+        process.communicate(b"\n")
+
+
+def test_who_has_gone_before_it_could_be_asked_for_may_do_nothing() -> None:
+    bus = FakeBus()
+    bus.owners, bus.pids = {names.MACHINE_NAME: ":1.0"}, {":1.0": 1}
+
+    with pytest.raises(BusError, match="has gone"):
+        asyncio.run(asking_machine(cast(Bus, bus))(":1.9"))  # type: ignore[arg-type]
 
 
 def test_without_a_machine_there_is_nothing_to_refuse() -> None:
