@@ -1,7 +1,7 @@
 """What a device holds while it is part of a machine: everything the offer of ``Device1.Attach`` brought.
 
-The descriptors of an offer belong to this process from the moment it arrives; ``Attachment`` closes all of them,
-also when it refuses the offer.
+An offer has descriptors of its own, since those of the call end with it; ``Attachment`` closes all of them, also when
+it refuses the offer.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from devproc.device import Machine
-from protocol.errors import Malformed, StaleEpoch, VersionMismatch
+from devproc.before import Before, Layout
+from devproc.machine import Machine
+from protocol.bus import Fd
+from protocol.errors import HostError, Malformed, StaleEpoch, VersionMismatch
 from protocol.layout import ClockPage, DevicePage, IrqPage
 from protocol.link import Link
 from protocol.memory import GuestMemory, Shared
 
 OFFER_VERSION = 1
+_DESCRIPTORS = "ram", "page", "irq", "clock", "irq_event", "saved", "before"
+_LISTS = "doorbells", "calls"
 
 
 @dataclass(frozen=True)
@@ -39,36 +43,54 @@ class Offer:
     cpu_pid: int
     calls: list[int]
     saved: int
+    before: int
+    before_size: int
+    layout: str
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
         """Return the offer in ``body``; unknown keys are left alone.
 
         Raises:
-            Malformed: a key is missing or of the wrong type. The descriptors in it are closed.
+            Malformed: a key is missing or of the wrong type.
+            HostError: this process has no more descriptors.
         """
-        types: dict[str, type] = {"vm": str, "link": str, "doorbells": list, "calls": list}
-        body = {"calls": [], "saved": -1, **body}
+        body = {"calls": [], "saved": Fd(-1), "before": Fd(-1), "before_size": 0, "layout": "", **body}
         for field in fields(cls):
-            if not isinstance(body.get(field.name), types.get(field.name, int)):
-                close_all(body)
+            if not _fits(field.name, body.get(field.name)):
                 raise Malformed(f"Attach: {field.name} is missing or of the wrong type")
-        return cls(**{field.name: body[field.name] for field in fields(cls)})
+        own: dict[str, Any] = {}
+        try:
+            for name in _DESCRIPTORS:
+                own[name] = os.dup(body[name]) if body[name] >= 0 else -1
+            for name in _LISTS:
+                own[name] = []
+                own[name].extend(os.dup(fd) for fd in body[name])
+        except OSError as error:
+            _close_all(own)
+            raise HostError(f"Attach: {error.strerror}") from error
+        return cls(**{field.name: own.get(field.name, body[field.name]) for field in fields(cls)})
+
+    def close(self) -> None:
+        """Close the descriptors of an offer that is refused."""
+        _close_all(vars(self))
 
 
-def close_all(body: dict[str, Any]) -> None:
-    """Close every descriptor in the body of a refused offer."""
-    for key in ("ram", "page", "irq", "clock", "irq_event", "saved"):
-        _close(body.get(key))
-    for key in ("doorbells", "calls"):
-        fds = body.get(key)
-        for fd in fds if isinstance(fds, list) else ():
-            _close(fd)
+def _fits(name: str, value: object) -> bool:
+    if name in _DESCRIPTORS:
+        return isinstance(value, Fd)
+    if name in _LISTS:
+        return isinstance(value, list) and all(isinstance(fd, Fd) for fd in value)
+    return isinstance(value, str if name in ("vm", "link", "layout") else int)
 
 
-def _close(fd: object) -> None:
-    if isinstance(fd, int) and fd > 2:
-        os.close(fd)
+def _close_all(values: dict[str, Any]) -> None:
+    for fd in [
+        *(values.get(name, -1) for name in _DESCRIPTORS),
+        *(fd for name in _LISTS for fd in values.get(name, [])),
+    ]:
+        if fd >= 0:
+            os.close(fd)
 
 
 class Attachment:
@@ -87,6 +109,7 @@ class Attachment:
         self.calls = list(offer.calls)
         self._mapped: list[Shared] = []
         self._loose = [offer.ram, offer.page, offer.irq, offer.clock, offer.irq_event]
+        self._loose += [offer.before] if offer.before >= 0 else []
         self._link: Link | None = None
         try:
             if offer.version != OFFER_VERSION:
@@ -95,6 +118,7 @@ class Attachment:
                 raise Malformed(f"Attach: {len(self.doorbells)} doorbells, {doorbells} wanted")
             if len(self.calls) != calls:
                 raise Malformed(f"Attach: {len(self.calls)} calls, {calls} wanted")
+            before: DevicePage | None = None
             page = DevicePage(self._map(offer.page, max(page_size, offer.page_size)))
             irq = IrqPage(self._map(offer.irq, IrqPage.SIZE))
             self.clock = ClockPage(self._map(offer.clock, ClockPage.SIZE))
@@ -102,11 +126,16 @@ class Attachment:
                 layout.check()
             if page.epoch != offer.epoch:
                 raise StaleEpoch(f"Attach: epoch {offer.epoch}, the page has {page.epoch}")
+            if offer.before >= 0:
+                before = DevicePage(self._map(offer.before, offer.before_size))
+                before.check()
             ram = self._map(offer.ram, offer.ram_size)
             memory = GuestMemory(ram, offer.ram_base)
             self.machine = Machine(
                 page, memory, irq, offer.irq_event, tuple(self.doorbells), tuple(self.calls), self.clock
             )
+            if before is not None:
+                self.machine.before = Before(before, Layout.from_text(offer.layout))
             self._link = Link(offer.link, epoch=offer.epoch, bind=False, peer_pid=offer.cpu_pid)
         except BaseException:
             self.close()
@@ -124,6 +153,13 @@ class Attachment:
         self._loose.remove(fd)
         self._mapped.append(shared)
         return shared
+
+    def forget_before(self) -> None:
+        """Unmap the page of the process before."""
+        before, self.machine.before = self.machine.before, None
+        if before is not None:
+            self._mapped.remove(before.page.shared)
+            before.page.shared.close()
 
     def close(self) -> None:
         """Close the link, unmap everything, close every descriptor."""

@@ -14,7 +14,6 @@ import sys
 from typing import Any, get_type_hints
 
 from devproc.device import Device
-from devproc.faults.option import with_faults
 from devproc.host import Commands, Program, main
 from devproc.options import add_options, configured
 from devproc.virtio import TRANSPORTS, VirtioDevice
@@ -39,17 +38,15 @@ def program_of(device: type[Device], *, name: str | None = None) -> Program:
         given: list[Any] = [configured(config, options)] if config is not None else []
         return made(*given)
 
-    return with_faults(
-        Program(
-            type=name or device.__name__.lower(),
-            description=(inspect.getdoc(device) or device.__name__).splitlines()[0],
-            open=open_device,
-            add_arguments=add_arguments,
-            transports=tuple(TRANSPORTS) if virtio else (device.transport,),
-            poke=virtio_commands if virtio else None,
-            vhost_user=virtio,
-            device=device,
-        )
+    return Program(
+        type=name or device.__name__.lower(),
+        description=(inspect.getdoc(device) or device.__name__).splitlines()[0],
+        open=open_device,
+        add_arguments=add_arguments,
+        transports=tuple(TRANSPORTS) if virtio else (device.transport,),
+        poke=virtio_commands if virtio else None,
+        vhost_user=virtio,
+        device=device,
     )
 
 

@@ -33,6 +33,7 @@ def describe(device: type[Device]) -> dict[str, Any]:
         "description": (inspect.getdoc(device) or "").splitlines()[0],
         "transport": device.transport,
         "state_version": device.state_version,
+        "schema": digest(registers, device.state_version),
         "registers": [
             {
                 "name": r.name, "bar": "config" if bar == CONFIG_BAR else bar, "offset": offset, "width": r.width,

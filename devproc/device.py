@@ -12,15 +12,14 @@ around a stop at a descriptor boundary; ``reset`` for power-on; ``detach``; ``cl
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from devproc.describe import digest
 from devproc.faults import kept
+from devproc.machine import Machine, Wiring
 from devproc.registers import Bar, Register, RegisterMap
 from devproc.state import Record
 from devproc.tracing import Observer
@@ -30,17 +29,16 @@ from protocol.layout import (
     CONFIG_BAR,
     CONFIG_SIZE,
     BarFlags,
-    ClockPage,
     DevicePage,
-    IrqPage,
     ReadKind,
     WriteKind,
     kind,
 )
 from protocol.log import RateLimit
-from protocol.memory import GuestMemory, Shared
+from protocol.memory import Shared
 
 if TYPE_CHECKING:
+    from devproc.before import Before
     from devproc.events import EventLoop
     from devproc.faults.faults import Faults
 
@@ -50,115 +48,6 @@ Property = int | str | bytes | bool | list[int] | list[str]
 """Of a device tree node: a cell, a text, bytes, lists of them; ``True`` is an empty one."""
 ALL_ONES = 0xFFFF_FFFF_FFFF_FFFF
 _ALIGN = 0x1000
-
-
-class Machine:
-    """What a device sees of the machine it is attached to: memory, its page, its interrupts."""
-
-    def __init__(
-        self,
-        page: DevicePage,
-        memory: GuestMemory,
-        irq: IrqPage,
-        irq_event: int,
-        doorbells: tuple[int, ...] = (),
-        calls: tuple[int, ...] = (),
-        clock: ClockPage | None = None,
-    ) -> None:
-        self.page = page
-        self.memory = memory
-        self.irq = irq
-        self._irq_event = irq_event
-        self._base = page.irq_base
-        self._count = page.irq_count - page.calls
-        self.doorbells = doorbells
-        """Eventfds that the guest's doorbells write, for a device that hands them on."""
-        self.calls = calls
-        """Eventfds that interrupt the guest when they are written (``DevicePage``)."""
-        self.now_ns: Callable[[], int] = clock.guest_ns if clock else time.time_ns
-        """Return guest time in nanoseconds; without a machine the host's."""
-        self.faults: Faults | None = None
-        """What interrupts have to get past, as of the device."""
-
-    @classmethod
-    def private(
-        cls,
-        page_size: int,
-        ram_size: int = 0x10_0000,
-        *,
-        ram_base: int = 0x8000_0000,
-        memory: GuestMemory | None = None,
-    ) -> Machine:
-        """Return a machine of this process alone, for tests and ``--poke``; ``close`` gives its memory back.
-
-        With ``memory`` only the page is this process's: guest memory is somebody else's, who may exchange it.
-        """
-
-        def anonymous(size: int) -> Shared:
-            fd = os.memfd_create("busvm", os.MFD_CLOEXEC)
-            os.ftruncate(fd, size)
-            return Shared(fd, size)
-
-        page, irq = DevicePage(anonymous(page_size)), IrqPage(anonymous(IrqPage.SIZE))
-        page.format()
-        irq.format()
-        page.epoch = 1
-        page.irq_count = 256
-        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return cls(page, memory or GuestMemory(anonymous(ram_size), ram_base), irq, event)
-
-    def message(self, vector: int) -> None:
-        """Send one message of MSI-X ``vector``; table, masks and pending bits are ``cpu_proc``'s work."""
-        if self.faults is None or self.faults.signals.message(vector, self._send):
-            self._send(vector)
-
-    def _send(self, vector: int) -> None:
-        if vector + 1 < self._count:
-            source = self._base + 1 + vector
-            self._publish(source, self.irq.word(source) + 1)
-
-    def line(self, level: bool) -> None:
-        """Set the level of the wire: INTx of a PCI function."""
-        if self.irq.word(self._base) != level:
-            if self.faults is None or self.faults.signals.line(level, self._hold):
-                self._hold(level)
-        elif self.faults is not None and not level:
-            self.faults.signals.line(level, self._hold)  # what was to be raised later is not wanted any more
-
-    def _hold(self, level: bool) -> None:
-        self._publish(self._base, int(level))
-
-    def _publish(self, source: int, word: int) -> None:
-        self.irq.raise_(source, word)
-        os.eventfd_write(self._irq_event, 1)
-
-    def close(self) -> None:
-        """Unmap everything and close the descriptors."""
-        for shared in (self.page.shared, self.irq.shared, self.memory.ram):
-            shared.close()
-        if self._irq_event >= 0:
-            os.close(self._irq_event)
-            self._irq_event = -1
-
-
-class Wiring:
-    """Connects the guest with others, past the device's process, and beyond its life; here: with nobody.
-
-    Descriptors stay the caller's. Called on the device loop, while attached.
-    """
-
-    def doorbells(self, connect: Mapping[int, int], forget: Collection[int] = ()) -> None:
-        """Have stores of these values to a register that ``matches`` write these eventfds, and of others none."""
-
-    def calls(self, fds: Sequence[int]) -> None:
-        """Have these eventfds interrupt the guest, in place of those that did: its calls (``DevicePage``)."""
-
-    def hold(self, fd: int) -> None:
-        """Have the machine keep a descriptor until the device is taken out of it, or another is to be held."""
-
-    def held(self) -> tuple[dict[int, int], list[int]]:
-        """Return the doorbells and calls that a predecessor has connected: descriptors, now the caller's."""
-        return {}, []
 
 
 class Device:
@@ -176,6 +65,9 @@ class Device:
     state_version: int = 1
     """Version of the private state in the page; another one is refused."""
 
+    conversions: ClassVar[dict[int, str]] = {}
+    """Methods that convert a page of another ``state_version``, by that: those marked with ``converts``."""
+
     request_header: ClassVar[type[Record] | None] = None
     """What a request begins with, for traces."""
     request_answer: ClassVar[type[Record] | None] = None
@@ -188,6 +80,8 @@ class Device:
             if isinstance(value, Register) and not isinstance(getattr(Device, name, value), Register):
                 raise TypeError(f"{cls.__name__}.{name}: a register must not hide what every device has")
         cls.registers = RegisterMap.of(cls)
+        hooks = [(name, version) for name, value in vars(cls).items() for version in getattr(value, "converts", ())]
+        cls.conversions = cls.conversions | {version: name for name, version in hooks}
 
     def __init__(self) -> None:
         self.machine: Machine
@@ -255,31 +149,106 @@ class Device:
     # life cycle
 
     def attach(self, machine: Machine) -> bool:
-        """Join ``machine``: fill a fresh page, or go on from what is in it; return whether it went on.
+        """Join ``machine``: fill a fresh page, or go on from what is in it, or in that of the process before.
+
+        Returns whether it went on.
 
         Raises:
             VersionMismatch: the page was filled by a device of another shape.
         """
-        self.machine = machine
-        page = machine.page
-        self.shared = page.shared
-        places, end = self.layout()
-        if page.shared.size < end + kept.SIZE:
-            raise ConfigError(f"the device page has {page.shared.size} bytes, {end + kept.SIZE} are needed")
+        page, before = machine.page, machine.before
+        places, end = self._join(machine)
         resumed = bool(page.initialised) and not self.forget
-        self.forget = False
         if resumed:
             self._check_shape(places)
-        self.images = {index: image for index, (image, _) in places.items() if image} | {CONFIG_BAR: DevicePage.CONFIG}
-        self.images |= self.registers.images(self.images)
+        if before is not None:
+            from devproc.succession import go_on  # seldom needed
+
+            go_on(self, before)
+            page.initialised = resumed = True
+        self.forget = False
         self.declare(places)
         self._adopt_faults(end)
         if resumed:
+            if before is not None:
+                self.adapt(before)
             self.recover()
+            machine.repeat()
         else:
             self.power_on()
             page.initialised = 1
         return resumed
+
+    def _join(self, machine: Machine) -> tuple[dict[int, tuple[int, int]], int]:
+        """Take the page of a machine; return where in it the BARs are, and the end of what is the device's own."""
+        self.machine = machine
+        self.shared = machine.page.shared
+        places, end = self.layout()
+        if self.shared.size < end + kept.SIZE:
+            raise ConfigError(f"the device page has {self.shared.size} bytes, {end + kept.SIZE} are needed")
+        self.images = {index: image for index, (image, _) in places.items() if image} | {CONFIG_BAR: DevicePage.CONFIG}
+        self.images |= self.registers.images(self.images)
+        return places, end
+
+    # going on from another process, whose page is another (``devproc.succession``)
+
+    def consider(self, before: Before) -> None:
+        """Try on a page of this process alone whether the device could go on from ``before``.
+
+        Raises:
+            VersionMismatch: it could not.
+        """
+        from devproc.succession import go_on
+
+        trial = Machine.private(self.page_size)
+        trial.page.express, trial.page.functions = before.page.express, before.page.functions
+        self._join(trial)
+        go_on(self, before)
+
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Return by name what the page has beside registers and records: offset, bytes."""
+        return {}
+
+    def bound(self) -> str:
+        """Return why no device of another class can go on from this one; nothing if one could."""
+        return ""
+
+    def is_own(self, register: Register) -> bool:
+        """Tell whether a register means what only this class knows, whatever another class calls so."""
+        return False
+
+    def check_before(self, before: Before, *, same_class: bool) -> None:
+        """Refuse what the device cannot go on from; another class is refused if this is not extended.
+
+        Raises:
+            VersionMismatch: the message says why.
+        """
+        if not same_class:
+            raise VersionMismatch(f"{type(self).__qualname__} cannot go on from {before.layout.name}")
+
+    def compare(self, before: Before) -> None:
+        """Compare the page, which is as after power-on, with that of another class.
+
+        Raises:
+            VersionMismatch: the guest would see the difference.
+        """
+
+    def adapt(self, before: Before) -> None:
+        """Do what needs guest memory or the host, with the page as it was taken over; ``recover`` comes next.
+
+        Raises:
+            VersionMismatch: it cannot go on after all.
+        """
+
+    def claim(self) -> None:
+        """Take what only one process can have of the host: before ``attach``.
+
+        Raises:
+            HostError: another has it still.
+        """
+
+    def unclaim(self) -> None:
+        """Let another process have it: after ``detach``."""
 
     def _adopt_faults(self, end: int) -> None:
         """Go on with the faults that a predecessor has left in the page, or begin with those given already."""
@@ -313,6 +282,7 @@ class Device:
         page = self.machine.page
         page.schema = digest(self.registers, self.state_version)
         page.doorbells = self.doorbells
+        page.hands_on = int(self.hands_on_doorbells)
         page.msix_vectors = self.vectors
         for index, bar in self.bars().items():
             image, kinds = places[index]
@@ -339,12 +309,19 @@ class Device:
     def reset(self) -> None:
         """Reset the function: host I/O is through and the page is as after power-on when it returns."""
         self.drain()
+        page = self.machine.page
+        page.initialised = 0  # killed half-way, it has left nothing to go on from: its successor powers on
         self.power_on()
+        page.initialised = 1
 
     def quiesce(self) -> None:
         """Stop at a descriptor boundary and finish host I/O."""
         self.quiesced = True
         self.drain()
+
+    def settle(self) -> None:
+        """Do what ``quiesce`` does, and leave nothing for a successor to do: it may be of another kind."""
+        self.quiesce()
 
     def resume(self) -> None:
         """Go on after ``quiesce``."""
@@ -374,6 +351,11 @@ class Device:
         Raises:
             BusvmError: it cannot be saved.
         """
+
+    @property
+    def saves(self) -> bool:
+        """Whether ``save`` writes what another process of the class could not know."""
+        return type(self).save is not Device.save
 
     def load(self, file: BinaryIO) -> None:
         """Take what ``save`` of another process wrote, before ``attach`` to the page that was saved with it.

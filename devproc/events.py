@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 from collections import deque
@@ -10,6 +11,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from protocol.errors import BusvmError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,10 +52,15 @@ class EventLoop:
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait until something is there, or ``timeout_s``, and handle it."""
-        for fd, _ in self._epoll.poll(timeout_s):
+        ready = self._epoll.poll(timeout_s)
+        self.woken()
+        for fd, _ in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
+
+    def woken(self) -> None:
+        """Take note that the wait is over."""
 
     def close(self) -> None:
         """Close the loop's descriptors; nobody calls any more."""
@@ -62,8 +70,16 @@ class EventLoop:
     def _run_calls(self) -> None:
         os.eventfd_read(self._wake)
         while self._calls:
-            action, future = self._calls.popleft()
-            try:
-                future.set_result(action())
-            except BusvmError as error:
-                future.set_exception(error)
+            fulfil(*self._calls.popleft())
+
+
+def fulfil(action: Callable[[], T], future: Future[T]) -> None:
+    """Do what somebody waits for, if they still do; what it raises is for them, and not the end of the process."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(action())
+    except Exception as error:
+        if not isinstance(error, BusvmError):
+            logger.exception("a call failed")
+        future.set_exception(error)

@@ -13,15 +13,17 @@ from typing import Any
 
 from devproc import vmstate
 from devproc.attachment import Offer
-from devproc.bus_thread import BusThread
+from devproc.bus_thread import Ahead, BusThread
+from devproc.describe import digest
 from devproc.faults.exported import FAULT1, Fault1
 from devproc.loop import WAITING, DeviceLoop
+from devproc.newcomer import Newcomer
 from devproc.tracing import fields
 from devproc.virtio import VirtioDevice
 from devproc.wiring import BusWiring
 from protocol import names
-from protocol.bus import Bus, BusError, Fd, Variant
-from protocol.errors import BusvmError, Malformed
+from protocol.bus import Bus, BusError, Disconnected, Fd, Variant
+from protocol.errors import BusvmError, Malformed, NotFound
 from protocol.layout import DevicePage
 from protocol.objects import Tree
 from protocol.trace import accept
@@ -47,6 +49,7 @@ class Device1:
         self.pid = os.getpid()
         self.page_size = device.page_size
         self.page_version = DevicePage.VERSION
+        self.schema = digest(device.registers, device.state_version)
         self.vectors = device.vectors
         self.doorbells = device.doorbells
         self.calls = device.calls
@@ -86,6 +89,18 @@ class Device1:
     async def save(self, descriptor: int) -> None:
         """Write what is not in the page."""
         await asyncio.wrap_future(self._loop.call(lambda: self._loop.save(descriptor)))
+
+    async def layout(self) -> tuple[str, bool]:
+        """Say where in the page everything is, for who goes on from it, and whether there is something beside it."""
+        return await asyncio.wrap_future(self._loop.call(self._loop.layout))
+
+    async def consider(self, page: int, page_size: int, layout: str) -> None:
+        """Say whether it could go on from the page of another process."""
+        try:
+            await asyncio.wrap_future(self._loop.call(lambda: self._loop.consider(page, page_size, layout)))
+        except BusvmError as error:
+            hint = f" ({error.hint})" if error.hint else ""  # an error on the bus has no other place for it
+            raise BusError("org.busvm.Error.Refused", f"{error.message}{hint}") from error
 
     async def reset(self) -> None:
         """Power-on state, only while not attached."""
@@ -145,12 +160,13 @@ class Trace1:
 
     async def start(self, page: int, lifeline: int, _options: dict[str, Any]) -> None:
         """Write events from now on."""
+        kept = os.dup(lifeline)
         try:
-            shared = accept(page)
+            shared = accept(os.dup(page))
         except Malformed:
-            os.close(lifeline)
+            os.close(kept)
             raise
-        await asyncio.wrap_future(self._loop.call(lambda: self._loop.trace(shared, lifeline)))
+        await asyncio.wrap_future(self._loop.call(lambda: self._loop.trace(shared, kept)))
 
     async def stop(self) -> None:
         """Write no more."""
@@ -185,13 +201,16 @@ class DeviceOnBus(BusThread):
         kind: str,
         description: str,
         objects: dict[str, object] | None = None,
+        ahead: Ahead | None = None,
+        newcomer: Newcomer | None = None,
     ) -> None:
-        super().__init__(loop, address)
+        super().__init__(loop, address, ahead)
         self._device_loop = loop
         self._id = device_id
         self._kind = kind
         self._description = description
         self._objects = objects or {}
+        self._newcomer = newcomer
         self._pause: asyncio.Task[None] | None = None
         self._pausing = False
 
@@ -215,9 +234,15 @@ class DeviceOnBus(BusThread):
         loop.device.wiring = BusWiring(bus, self._id, self.later, asyncio.get_running_loop())
         loop.device.ask_pause = lambda reason: self._ask_pause(bus, reason)
         loop.on_state = lambda: self.later(lambda: tree.changed(path, DEVICE1, "State", "Epoch"))
-        await bus.watch_names(self._machine_gone)
-        await bus.queue_for(vmstate.NAME)
-        await bus.request_name(names.device_name(self._id))
+        asked = [bus.watch_names(self._machine_gone), bus.queue_for(vmstate.NAME)]
+        if self._newcomer is None:
+            asked.append(bus.request_name(names.device_name(self._id)))
+        await asyncio.gather(*asked)  # in this order, and at once: a guest waits
+        if self._newcomer is not None:  # the name is the predecessor's until that has gone
+            self._newcomer.introduce(bus.unique_name, lambda: self.later(lambda: self._take_name(bus)))
+
+    def _take_name(self, bus: Bus) -> None:
+        self._naming = asyncio.get_running_loop().create_task(bus.queue_for(names.device_name(self._id)))
 
     def _ask_pause(self, bus: Bus, reason: str) -> bool:
         """Have the machine paused (called on the device loop); one request stands for all until it goes on."""
@@ -236,7 +261,7 @@ class DeviceOnBus(BusThread):
         device = self._device_loop.device
         try:
             await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, MACHINE1, "PauseFor", "s", [f"{self._id}: {reason}"])
-            while await self._machine_state(bus) == PAUSED:
+            while await self._is_paused(bus):
                 await asyncio.sleep(PAUSE_POLL_S)
         except (BusvmError, TimeoutError) as error:
             logger.warning("the machine cannot be paused: %s", error)
@@ -246,10 +271,13 @@ class DeviceOnBus(BusThread):
         self._pausing = False  # first: what gets stuck from here on asks for a pause of its own
         self._device_loop.call(device.retry)
 
-    @staticmethod
-    async def _machine_state(bus: Bus) -> str:
+    async def _is_paused(self, bus: Bus) -> bool:
+        """Tell whether the machine stands still; while there is no bus, or no machine on it yet, it is taken for so."""
         get = "org.freedesktop.DBus.Properties", "Get", "ss", [MACHINE1, "State"]
-        return str((await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, *get))[0])
+        try:
+            return bool((await bus.call(names.MACHINE_NAME, names.MACHINE_PATH, *get))[0] == PAUSED)
+        except (Disconnected, NotFound):
+            return self._device_loop.state != WAITING
 
     def _machine_gone(self, name: str, old: str, new: str) -> None:
         if name == names.MACHINE_NAME and old and not new:

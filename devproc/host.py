@@ -75,6 +75,12 @@ def _parser(program: Program, prog: str | None) -> Parser:
         default=program.transports[0],
         help=f"what the device is connected to (default: {program.transports[0]})",
     )
+    parser.add_argument(
+        "--spare", type=int, metavar="FD", help="load all, and join only when a byte comes from this descriptor"
+    )
+    parser.add_argument(
+        "--beside", type=int, metavar="FD", help="be there beside the process that serves, to take its place when asked"
+    )
     parser.add_argument("--poke", action="store_true", help="prompt to read and write registers, with no machine")
     if program.vhost_user:
         front = parser.add_argument_group("vhost-user", "Serve QEMU or another front-end instead of a machine.")
@@ -104,6 +110,13 @@ def _parser(program: Program, prog: str | None) -> Parser:
     )
     if program.check is not None:
         parser.add_argument("--check", action="store_true", help="say whether it could start here, and exit")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="have something go wrong: 'error type=OUT nth=3' (docs/faults.md); as often as there are rules",
+    )
     enter.add_option(parser)
     parser.add_log_options()
     program.add_arguments(parser)
@@ -133,7 +146,7 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
         if options.poke:
             from devproc.poke import poke
 
-            return poke(program.open(options), program.poke)
+            return poke(_open(program, options), program.poke)
         return _serve(program, options, context)
     except BusvmError as error:
         return parser.failed(error)
@@ -142,6 +155,21 @@ def main(program: Program, argv: Sequence[str] | None = None, *, prog: str | Non
             raise
         logger.exception("refused")
         return parser.failed(HostError(str(error.strerror), hint=enter.hint(error)))
+
+
+def _open(program: Program, options: argparse.Namespace) -> Device:
+    """Return the device, with the faults of the command line from its first access on."""
+    device = program.open(options)
+    if options.fault:
+        from devproc.faults.faults import Faults  # which few processes ever need
+
+        try:
+            for text in options.fault:
+                Faults.of(device).add(text, started=True)
+        except BaseException:
+            device.close()
+            raise
+    return device
 
 
 def _describe(program: Program, options: argparse.Namespace) -> int:
@@ -174,10 +202,26 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
         raise ConfigError(f"--id {options.id or ''!r} is no device id", hint="letters, digits and _, from a letter on")
     from devproc.exported import DeviceOnBus
     from devproc.loop import DeviceLoop
+    from protocol.staying import await_bus
 
-    device = program.open(options)
+    ahead = None
+    if options.spare is not None:
+        from devproc.spare import stand_by
+
+        gc.freeze()
+        ahead = stand_by(options.spare, options.bus)
+        if ahead is None:
+            return 0
+    else:
+        await_bus(options.bus)
+    device = _open(program, options)
+    newcomer = None
     try:
         loop = DeviceLoop(device, context)
+        if options.beside is not None:
+            from devproc.newcomer import Newcomer
+
+            newcomer = Newcomer(options.beside, loop)
         signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())
         bus = DeviceOnBus(
             loop,
@@ -186,6 +230,8 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
             kind=program.type,
             description=program.description,
             objects=program.objects(loop),
+            ahead=ahead,
+            newcomer=newcomer,
         )
         if options.sandbox:
             enter.enter(program.needs(options))
@@ -208,7 +254,7 @@ def _serve_front_ends(program: Program, options: argparse.Namespace) -> int:
     from devproc.vhost_server import Server
 
     options.transport = "vhost-user"
-    device = program.open(options)
+    device = _open(program, options)
     server: Server | None = None
     early = False
 

@@ -12,22 +12,25 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import BinaryIO
 
-from devproc.attachment import Attachment, Offer, close_all
+from devproc.attachment import Attachment, Offer
+from devproc.before import Before, Layout
 from devproc.device import Device
 from devproc.events import EventLoop
 from devproc.tracing import Observer
 from protocol import messages
-from protocol.errors import BusvmError, ConfigError, HostError
+from protocol.errors import BusvmError, ConfigError, HostError, Malformed
+from protocol.layout import DevicePage
 from protocol.log import Context
+from protocol.memory import Shared
 from protocol.trace import SOURCE, Kind, TracePage
 
 logger = logging.getLogger(__name__)
 
 State = str
+_TURNS = DevicePage.turns.offset >> 3  # type: ignore[attr-defined]
 WAITING, ATTACHED, QUIESCED, FAILED = "waiting", "attached", "quiesced", "failed"
 
 
@@ -42,6 +45,7 @@ class DeviceLoop(EventLoop):
         self._context = context
         self._attachment: Attachment | None = None
         self._loaded = b""  # a page to go on from
+        self._turns = 0
         device.loop = self
         for fd, handler in device.sources().items():
             self.watch(fd, partial(self._source, handler))
@@ -67,6 +71,8 @@ class DeviceLoop(EventLoop):
         busy = False
         try:
             while not self.stopping:
+                if not busy:
+                    self._count_turn(0)
                 self.turn(0 if busy else None)
                 self._serve()  # a doorbell with nothing posted before it does not wait for a look at the link
                 self._drain_link()
@@ -74,6 +80,15 @@ class DeviceLoop(EventLoop):
         finally:
             self.detach()
             self.untrace()
+
+    def woken(self) -> None:
+        """Say in the page that the loop is at work: one that stays so for long is stopped, or hangs."""
+        self._count_turn(1)
+
+    def _count_turn(self, working: int) -> None:
+        self._turns += 1 + (self._turns + working + 1 & 1)
+        if self._attachment is not None:
+            self._attachment.machine.page.shared.u64[_TURNS] = self._turns
 
     def _source(self, handler: Callable[[], None]) -> None:
         """Have the device handle a descriptor of its own."""
@@ -149,6 +164,7 @@ class DeviceLoop(EventLoop):
             "flush": lambda: None,
             "reset": self.device.reset,
             "quiesce": self.device.quiesce,
+            "settle": self.device.settle,
             "resume": self.device.resume,
         }
         link = attachment.link
@@ -175,8 +191,12 @@ class DeviceLoop(EventLoop):
         if device.observer is not None:
             observer.close()
             raise ConfigError("somebody traces this device already")
+        try:
+            self.watch(lifeline, self.untrace)
+        except OSError as error:
+            observer.close()
+            raise Malformed(f"the lifeline is none: {error.strerror}") from error
         device.observer = observer
-        self.watch(lifeline, self.untrace)
 
     def untrace(self) -> None:
         """Write no more events."""
@@ -196,24 +216,29 @@ class DeviceLoop(EventLoop):
         """
         device = self.device
         doorbells = device.doorbells
-        if offer.saved >= 0:
-            with os.fdopen(offer.saved, "rb") as file:
-                self._load(offer, file)
-        attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells, calls=device.calls)
         if self._attachment is not None:
-            attachment.close()
+            offer.close()
             raise ConfigError("attached already", hint="Detach comes first")
+        self._load(offer)
+        attachment = Attachment(offer, page_size=device.page_size, doorbells=doorbells, calls=device.calls)
         self._context.set(vm=offer.vm, epoch=offer.epoch)
         try:
             page = attachment.machine.page
             if self._loaded and not page.initialised:
                 page.adopt(self._loaded)
             self._loaded = b""
-            resumed = device.attach(attachment.machine)
-        except BusvmError:
+            device.claim()
+            try:
+                resumed = device.attach(attachment.machine)
+            except BaseException:
+                device.unclaim()  # the one before goes on with it
+                raise
+        except BaseException:
             attachment.close()
             raise
+        attachment.forget_before()
         self._attachment = attachment
+        self._count_turn(1)
         self.watch(attachment.link.socket.fileno(), lambda: None)
         for index, fd in enumerate(() if device.hands_on_doorbells else attachment.doorbells):
             self.watch(fd, lambda fd=fd, index=index: self._ring(fd, index))  # type: ignore[misc]
@@ -254,26 +279,58 @@ class DeviceLoop(EventLoop):
             self.device.load(io.BytesIO(beside))
         self._loaded = page
 
-    def _load(self, offer: Offer, file: BinaryIO) -> None:
+    def layout(self) -> tuple[str, bool]:
+        """Return where in the page everything is, and whether there is something beside it.
+
+        Raises:
+            BusvmError: it is not attached.
+        """
+        if self._attachment is None:
+            raise ConfigError("it is attached to no machine, and has no page")
+        return Layout.of(self.device).to_text(), self.device.saves
+
+    def consider(self, page: int, page_size: int, layout: str) -> None:
+        """Try whether the device could go on from the page of another process; the descriptor stays the caller's.
+
+        Raises:
+            BusvmError: it could not.
+        """
+        shared = Shared(os.dup(page), page_size)
         try:
-            self.device.load(file)
+            if self._attachment is not None:
+                raise ConfigError("it is attached, and considers no other page")
+            self.device.consider(Before(DevicePage(shared), Layout.from_text(layout)))
+        finally:
+            shared.close()
+
+    def _load(self, offer: Offer) -> None:
+        """Load what the device had beside its page, and close where it came from."""
+        if offer.saved < 0:
+            return
+        try:
+            with os.fdopen(offer.saved, "rb", closefd=False) as file:
+                self.device.load(file)
+        except OSError as error:
+            offer.close()
+            raise HostError(f"its state cannot be read: {error.strerror}") from error
         except BusvmError:
-            close_all({field.name: getattr(offer, field.name) for field in fields(offer) if field.name != "saved"})
+            offer.close()
             raise
+        os.close(offer.saved)
 
     def save(self, fd: int) -> None:
-        """Write what belongs to the guest and is not in the page into ``fd``, which is closed then.
+        """Write what belongs to the guest and is not in the page into ``fd``, which stays open.
 
         Raises:
             BusvmError: the device is not quiesced, cannot be saved, or there is no room.
         """
-        with os.fdopen(fd, "wb") as file:
-            if not self.device.quiesced:
-                raise ConfigError("the device is not quiesced")
-            try:
+        if not self.device.quiesced:
+            raise ConfigError("the device is not quiesced")
+        try:
+            with os.fdopen(fd, "wb", closefd=False) as file:
                 self.device.save(file)
-            except OSError as error:
-                raise HostError(f"it cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise HostError(f"it cannot be written: {error.strerror}") from error
 
     def detach(self) -> None:
         """Stop at a descriptor boundary, finish host I/O, leave; the page stays."""
@@ -287,6 +344,7 @@ class DeviceLoop(EventLoop):
         self._attachment = None
         self.device.pending.clear()
         self.device.release()
+        self.device.unclaim()
         attachment.close()
         self._enter(WAITING)
         logger.info("detached")

@@ -20,6 +20,7 @@ MSIX_ENTRY = 16
 EXPRESS_CAP, POWER_CAP = 0xA8, 0xE4
 _PBA_MIN = 0x800
 _CAP_MSIX, _CAP_EXPRESS, _CAP_POWER = 0x11, 0x10, 0x01
+_MORE_FUNCTIONS = 0x80  # of the header type (PCI 3.0 §6.2.1)
 
 COMMAND_MEMORY, COMMAND_MASTER, COMMAND_INTX_DISABLE = 0x2, 0x4, 0x400
 STATUS_INTERRUPT, STATUS_CAPABILITIES = 0x08, 0x10
@@ -138,6 +139,7 @@ class PciDevice(Device):
         fixed = {
             0x00: self.vendor.to_bytes(2, "little") + self.device.to_bytes(2, "little"),
             0x08: bytes([self.revision]) + self.class_code.to_bytes(3, "little"),
+            0x0E: bytes([_MORE_FUNCTIONS * self.machine.page.functions]),
             0x2C: b"".join(number.to_bytes(2, "little") for number in subsystem),
             0x3D: b"\x01",  # INTA
         }

@@ -10,8 +10,9 @@ import select
 import sys
 from collections.abc import Callable
 
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.host import Commands
+from devproc.machine import Machine
 from protocol.errors import BusvmError
 
 _RAM_SIZE = 16 << 20

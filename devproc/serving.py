@@ -76,6 +76,10 @@ def main(program: ServiceProgram[S], argv: Sequence[str] | None = None) -> int:
 def _serve(program: ServiceProgram[S], options: argparse.Namespace) -> int:
     if options.bus and not (options.id and names.ID_PATTERN.match(options.id)):
         raise ConfigError(f"--id {options.id or ''!r} is no id", hint="letters, digits and _, from a letter on")
+    if options.bus:
+        from protocol.staying import await_bus
+
+        await_bus(options.bus)
     loop = EventLoop()
     signal.signal(signal.SIGTERM, lambda _number, _frame: loop.stop())  # before anybody sees that it serves
     try:

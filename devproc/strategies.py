@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from devproc.device import Device, Machine
+from devproc.device import Device
+from devproc.machine import Machine
 from devproc.poke import settle
 from protocol.layout import CONFIG_BAR, CONFIG_SIZE
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import socket
 
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.events import EventLoop
 from devproc.listening import Socket
+from devproc.machine import Machine
 from devproc.vhost_session import Session
 from devproc.virtio import VirtioDevice
 from devproc.virtio_vhost_user import VirtioVhostUser

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from devproc import rings, virtio_succession
+from devproc.before import name_of
+from devproc.registers import Register
 from devproc.virtio_mmio import VirtioMmio
 from devproc.virtio_pci import VirtioPci
 from devproc.virtio_spec import Status
-from devproc.virtio_transport import VirtioTransport
+from devproc.virtio_transport import CONFIG_SPACE, VirtioTransport
 from devproc.virtio_vhost_user import VirtioVhostUser
 from devproc.virtqueue import Chain, Virtqueue
 from protocol.errors import VersionMismatch
+
+if TYPE_CHECKING:
+    from devproc.before import Before
 
 _BUDGET = 64  # requests served before the loop looks at the link again
 _BATCH = 16  # used entries gathered before the guest sees them
@@ -54,8 +60,9 @@ class VirtioDevice(VirtioTransport):
         """Take over a predecessor's queues; replay is due, and both kinds of interrupt are raised once."""
         if self.state.version != self.state_version or self.state.queue_count != self.queue_count:
             raise VersionMismatch(f"private state of version {self.state.version}, this build has {self.state_version}")
-        if self.negotiated & ~self.offered:
-            raise VersionMismatch(f"the guest uses features {self.negotiated & ~self.offered:#x}, gone from this build")
+        missing = self.negotiated & ~(self.offered | self.bears)
+        if missing:
+            raise VersionMismatch(f"the guest uses features {missing:#x}, gone from this build")
         for index, record in enumerate(self.records):
             if record.enabled:
                 queue = self._make_queue(index)
@@ -67,6 +74,9 @@ class VirtioDevice(VirtioTransport):
             self.notify_config()
             for queue in self.queues.values():
                 self.notify(queue)
+        for queue in self.queues.values():
+            if queue.broken:
+                self.needs_reset(queue.broken)
 
     def resume(self) -> None:
         """Go on, and look at every queue: its doorbell may have rung meanwhile."""
@@ -92,6 +102,44 @@ class VirtioDevice(VirtioTransport):
                 table |= queue.indices()
             tables.append(table)
         return tables
+
+    # going on from another device (``devproc.virtio_succession``)
+
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Add what is in flight."""
+        size = rings.stride(self.queue_max)
+        mine = {f"inflight.{index}": (self._inflight_offset(index), size) for index in range(self.queue_count)}
+        return super().tables() | mine
+
+    def is_own(self, register: Register) -> bool:
+        """Tell whether it is one of the config space."""
+        return register.bar is CONFIG_SPACE
+
+    def check_before(self, before: Before, *, same_class: bool) -> None:
+        """Check features and rings; the class may be another."""
+        virtio_succession.check(self, before)
+
+    def compare(self, before: Before) -> None:
+        """Compare config spaces."""
+        virtio_succession.check_space(self, before)
+
+    def adapt(self, before: Before) -> None:
+        """Begin rings where another kind of device has left them, and store what the driver has set."""
+        self.state.version = self.state_version
+        virtio_succession.begin_rings(self, before)
+        if before.layout.device != name_of(type(self)):
+            for offset, value in virtio_succession.settings(self, before):
+                self.set_space(offset, value)
+
+    def set_space(self, offset: int, value: bytes) -> None:
+        """Store what the driver of before had stored in the config space."""
+        start = self.images[CONFIG_SPACE.index] + offset
+        self.shared.u8[start : start + len(value)] = value
+
+    def begin(self, index: int, position: int) -> None:
+        """Have a queue begin at ``position`` of rings in which nothing is under way; ``recover`` goes on from there."""
+        self._make_queue(index).start(position)
+        del self.queues[index]
 
     # data
 

@@ -38,6 +38,10 @@ class VirtioTransport(Device):
     device_type: int = 0
     features: int = 0
     """Device-specific feature bits on offer; the transport's own are added."""
+    withheld: int = 0
+    """Features that are not offered, though the device and the transport have them."""
+    bears: int = 0
+    """Features that are not offered, and yet change nothing if a driver brings them from another device."""
     config_size: int = 0
     """Bytes of the device's config space."""
     device_config = CONFIG_SPACE
@@ -126,7 +130,7 @@ class VirtioTransport(Device):
     @property
     def offered(self) -> int:
         """All feature bits on offer."""
-        return int(self.features | TRANSPORT_FEATURES)
+        return int(self.features | TRANSPORT_FEATURES) & ~self.withheld
 
     @property
     def negotiated(self) -> int:

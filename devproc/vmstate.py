@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgpack
-
+from protocol import packed
 from protocol.bus import BusError
 from protocol.errors import Malformed
 
@@ -52,28 +51,22 @@ def pack(loop: DeviceLoop, kind: str) -> bytes:
     Raises:
         BusvmError: it is not attached, or cannot be saved.
     """
-    import zstandard  # seldom needed
-
     beside = io.BytesIO()
     page = loop.take_state(beside)
     plain = {"version": _VERSION, "type": kind, "page": page, "host": beside.getvalue()}
-    packed: bytes = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(msgpack.packb(plain))
-    return packed
+    return packed.pack(plain, level=3)
 
 
-def unpack(data: bytes, kind: str) -> dict[str, Any]:
+def unpack(data: bytes, kind: str) -> dict[str, bytes]:
     """Return what ``pack`` packed.
 
     Raises:
         Malformed: it is none, or of another type of device.
     """
-    import zstandard
-
-    try:
-        plain = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(data, max_output_size=_EXPANDED_MAX))
-        state = {"page": bytes(plain["page"]), "host": bytes(plain["host"])}
-        if plain["version"] != _VERSION or plain["type"] != kind:
-            raise Malformed(f"that is the state of a {plain['type']}, version {plain['version']}, not of this {kind}")
-        return state
-    except (zstandard.ZstdError, msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
-        raise Malformed("that is no state of a device") from error
+    plain = packed.unpack(data, expanded_max=_EXPANDED_MAX)
+    match plain:
+        case {"version": version, "type": of, "page": bytes() as page, "host": bytes() as host}:
+            if (version, of) != (_VERSION, kind):
+                raise Malformed(f"that is the state of a {of}, version {version}, not of this {kind}")
+            return {"page": page, "host": host}
+    raise Malformed("that is no state of a device")

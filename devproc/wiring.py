@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from devproc.device import Wiring
+from devproc.machine import Wiring
 from protocol import names
-from protocol.bus import Bus, Fd
-from protocol.errors import BusvmError
+from protocol.bus import Bus, Disconnected, Fd
+from protocol.errors import BusvmError, NotFound
 
 logger = logging.getLogger(__name__)
 
 WIRING1 = "org.busvm.Wiring1"
 _BATCH = 250  # descriptors a message (org.busvm.Wiring1.xml)
 _HELD_S = 5.0
+_BUS_S, _AGAIN_S = 5.0, 0.05  # for a bus that was killed to be there again
 
 Later = Callable[[Callable[[], None]], None]
 
@@ -64,8 +66,7 @@ class BusWiring(Wiring):
 
         async def call() -> None:
             try:
-                sent = [Fd(fd) for fd in copies]
-                await self._bus.call(names.MACHINE_NAME, self._path, WIRING1, member, signature, body(sent))
+                await self._insist(member, signature, body([Fd(fd) for fd in copies]))
             except (BusvmError, TimeoutError) as error:
                 logger.warning("%s: %s", member, error)
             finally:
@@ -73,6 +74,19 @@ class BusWiring(Wiring):
                     os.close(fd)
 
         self._later(lambda: self._follow(call))
+
+    async def _insist(self, member: str, signature: str, body: list[Any]) -> None:
+        """Call the machine, again if the bus dies on the way: saying it twice is harmless."""
+        patience = time.monotonic() + _BUS_S
+        while True:
+            try:
+                await self._bus.call(names.MACHINE_NAME, self._path, WIRING1, member, signature, body)
+            except (Disconnected, NotFound):
+                if time.monotonic() > patience:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
 
     def _follow(self, call: Callable[[], Awaitable[None]]) -> None:
         before = self._last

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from devproc.e1000e.device import E1000e
 from devproc.e1000e.wire import Config
-from devproc.faults.option import with_faults
 from devproc.host import Program, main
 from devproc.network import options as network
 
@@ -31,16 +30,14 @@ def _objects(loop: DeviceLoop) -> dict[str, object]:
     return {NET1: Net1(loop, loop.device)} if isinstance(loop.device, E1000e) else {}
 
 
-PROGRAM = with_faults(
-    Program(
-        type="e1000e",
-        description="Intel 82574L, a gigabit network card.",
-        open=open_card,
-        needs=network.needs,
-        add_arguments=network.add_arguments,
-        objects=_objects,
-        device=E1000e,
-    )
+PROGRAM = Program(
+    type="e1000e",
+    description="Intel 82574L, a gigabit network card.",
+    open=open_card,
+    needs=network.needs,
+    add_arguments=network.add_arguments,
+    objects=_objects,
+    device=E1000e,
 )
 
 if __name__ == "__main__":

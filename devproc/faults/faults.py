@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from devproc.events import fulfil
 from devproc.faults.accesses import Accesses
 from devproc.faults.declared import Declared
 from devproc.faults.kept import Table
@@ -25,7 +26,6 @@ from devproc.faults.requests import Requests
 from devproc.faults.rule import Kind
 from devproc.faults.rules import Active, Rules
 from devproc.faults.signals import Signals
-from protocol.errors import BusvmError
 from protocol.log import RateLimit
 
 if TYPE_CHECKING:
@@ -165,11 +165,7 @@ class Faults:
     def obey(self) -> None:
         """Do what was ordered."""
         while self._orders:
-            action, future = self._orders.popleft()
-            try:
-                future.set_result(action())
-            except BusvmError as error:
-                future.set_exception(error)
+            fulfil(*self._orders.popleft())
 
     def after(self, ms: float, action: Callable[[], None]) -> None:
         """Do something after ``ms`` milliseconds, unless the device has left the machine by then."""

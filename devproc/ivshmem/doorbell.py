@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 
 from devproc.classes import program_of
-from devproc.device import Machine
 from devproc.host import main
 from devproc.ivshmem.function import SharedMemory
 from devproc.ivshmem.guest_peer import Config, GuestPeer
 from devproc.ivshmem.peer_device import PeerDevice
+from devproc.machine import Machine
 from devproc.pci import MSIX_CAP
 from devproc.registers import CONFIG, Register
 

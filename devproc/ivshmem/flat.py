@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 
 from devproc.classes import program_of
-from devproc.device import Machine
 from devproc.host import main
 from devproc.ivshmem.guest_peer import Config, GuestPeer
 from devproc.ivshmem.peer_device import PeerDevice
+from devproc.machine import Machine
 from devproc.platform import PlatformDevice
 from devproc.registers import Bar, Register
 

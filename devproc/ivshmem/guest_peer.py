@@ -18,12 +18,13 @@ from typing import Annotated
 
 from devproc.alarm import Alarm
 from devproc.descriptors import Descriptors
-from devproc.device import Wiring
 from devproc.ivshmem.client import Before, Client, Event, ServerBack, ServerGone
-from protocol.errors import BusvmError, ConfigError, HostError
+from devproc.ivshmem.memory import agreed_size
+from devproc.machine import Wiring
+from protocol.errors import BusvmError
 from protocol.ivshmem import Joined, Left
 from protocol.limits import raise_limit
-from protocol.sizes import format_size, parse_size
+from protocol.sizes import parse_size
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +80,18 @@ class GuestPeer:
         self.vectors = config.vectors or (len(self._client.own) if self._client else 0)
 
     def _begin(self) -> None:
-        try:
+        """Join, unless nothing has to be asked: a successor comes with what the machine holds of its predecessor.
+
+        A server that does not remember it either, because both were killed at once, takes it for the same peer then.
+        """
+        if self._config.size is None or self._config.vectors is None:
             self._join()
-        except HostError:
-            if self._config.size is None or self._config.vectors is None:
-                raise
-            logger.warning("no server at %s: who was there before goes on without", self._config.server)
 
     def _checked_size(self) -> int:
         wanted = parse_size(self._config.size) if self._config.size is not None else 0
-        if self._client is None:
+        if self._client is None or self._client.memory_fd < 0:  # the machine has it, if anybody
             return wanted
-        found = self._client.memory_size
-        if wanted not in (0, found):
-            raise ConfigError(f"the server's memory has {format_size(found)}, not {format_size(wanted)}")
-        if found < 4096 or found & (found - 1):
-            raise ConfigError(f"the server's memory has {format_size(found)}, which no BAR can have")
-        return found
+        return agreed_size(self._client.memory_size, wanted, "the server's memory")
 
     def _join(self, before: Before | None = None) -> None:
         here, there = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -152,12 +148,10 @@ class GuestPeer:
             HostError: the server is not there, and the machine does not know it.
         """
         held, calls = wiring.held() if resumed else ({}, [])
-        if self._client is None and not resumed:
-            raise HostError(f"no server at {self._config.server}", hint="start it first")
         self._known = set(held)
         if self._client is None:
-            self._join(_before(own_id, held, calls))
-            assert self._client is not None
+            self._join(_before(own_id, held, calls) if resumed else None)
+            self._checked_size()
         else:
             for fd in [*held.values(), *calls]:
                 os.close(fd)

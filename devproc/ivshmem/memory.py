@@ -42,6 +42,17 @@ def checked_size(size: int) -> int:
     return size
 
 
+def agreed_size(found: int, wanted: int, what: str) -> int:
+    """Return the size ``found`` of memory that is there; ``wanted`` is 0 where any will do.
+
+    Raises:
+        ConfigError: another is wanted, or no BAR can have it.
+    """
+    if wanted not in (0, found):
+        raise ConfigError(f"{what} has {format_size(found)}, not {format_size(wanted)}")
+    return checked_size(found)
+
+
 def path_of(where: str) -> Path:
     """Return the file of memory ``where``: a path, or a name, which is this user's in ``/dev/shm``.
 
@@ -131,7 +142,7 @@ class Memory:
                     hint=f"--size {format_size(found.st_size)}, or remove it",
                 )
             if not found.st_size:
-                _make_room(fd, path, size)
+                make_room(fd, path, size)
         except BaseException:
             os.close(fd)
             if lock >= 0:
@@ -144,6 +155,21 @@ class Memory:
         for fd in (self.fd, self._lock, self._readonly):
             if fd >= 0:
                 os.close(fd)
+
+
+def make_room(fd: int, path: Path, size: int) -> None:
+    """Give a new file its size.
+
+    Raises:
+        HostError: there is no room, or it cannot have it.
+    """
+    room = os.fstatvfs(fd)
+    if room.f_bavail * room.f_frsize < size:
+        raise HostError(f"no room for {format_size(size)} at {path}")
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise HostError(f"memory {path}: {error.strerror}") from error
 
 
 def identity(fd: int) -> tuple[int, int]:
@@ -161,16 +187,6 @@ def _locked(path: Path) -> int:
         os.close(lock)
         raise HostError(f"memory {path}: another server has it") from error
     return lock
-
-
-def _make_room(fd: int, path: Path, size: int) -> None:
-    room = os.fstatvfs(fd)
-    if room.f_bavail * room.f_frsize < size:
-        raise HostError(f"no room for {format_size(size)} at {path}")
-    try:
-        os.ftruncate(fd, size)
-    except OSError as error:
-        raise HostError(f"memory {path}: {error.strerror}") from error
 
 
 def _processes() -> Iterator[int]:

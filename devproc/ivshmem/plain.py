@@ -13,9 +13,9 @@ from devproc.classes import program_of
 from devproc.host import main
 from devproc.ivshmem.client import Client
 from devproc.ivshmem.function import SharedMemory
-from devproc.ivshmem.memory import checked_size, path_of
+from devproc.ivshmem.memory import agreed_size, checked_size, make_room, path_of
 from protocol.errors import ConfigError, HostError
-from protocol.sizes import format_size, parse_size
+from protocol.sizes import parse_size
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ class Plain(SharedMemory):
             self._fd = _opened(path_of(config.memory or ""), wanted, readonly=config.readonly)
         try:
             found = os.fstat(self._fd).st_size
-            if wanted not in (0, found):
-                raise ConfigError(f"the memory has {format_size(found)}, not {format_size(wanted)}")
-            super().__init__(checked_size(found))
+            super().__init__(agreed_size(found, wanted, "the memory"))
         except ConfigError:
             self.close()
             raise
@@ -79,13 +77,7 @@ def _opened(path: Path, size: int, *, readonly: bool) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise HostError(f"memory {path} is no file")
         if size and not found.st_size:
-            room = os.fstatvfs(fd)
-            if room.f_bavail * room.f_frsize < size:
-                raise HostError(f"no room for {format_size(size)} at {path}")
-            os.truncate(path, size)
-    except OSError as error:
-        os.close(fd)
-        raise HostError(f"memory {path}: {error.strerror}") from error
+            make_room(fd, path, size)
     except HostError:
         os.close(fd)
         raise

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from devproc.device import Device
-from devproc.faults.option import with_faults
 from devproc.host import Program, main
 from devproc.sandbox.needs import Needs
 from devproc.vhost_user.config import Config
@@ -70,15 +69,14 @@ def _open(options: argparse.Namespace) -> Device:
         raise
 
 
-PROGRAM = with_faults(
-    Program(
-        type="vhost-user",
-        description="A virtio device that a vhost-user back-end serves.",
-        open=_open,
-        needs=lambda _options: Needs(processes=True),  # whether a back-end that comes again is the same process
-        add_arguments=_add_arguments,
-        transports=tuple(TRANSPORTS),
-    )
+PROGRAM = Program(
+    type="vhost-user",
+    description="A virtio device that a vhost-user back-end serves.",
+    open=_open,
+    needs=lambda _options: Needs(processes=True),  # whether a back-end that comes again is the same process
+    add_arguments=_add_arguments,
+    transports=tuple(TRANSPORTS),
+    device=VhostUserDevice,
 )
 
 if __name__ == "__main__":

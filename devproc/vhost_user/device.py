@@ -7,9 +7,9 @@ process is on the path of no request. The config space is the back-end's, or fol
 
 from __future__ import annotations
 
-from typing import BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.registers import Bar
 from devproc.vhost_user.config import Config
 from devproc.vhost_user.peer import BackEnd, Peer
@@ -20,6 +20,9 @@ from devproc.virtqueue import NO_VECTOR
 from protocol.errors import ConfigError, Malformed, VersionMismatch
 from protocol.layout import ReadKind, WriteKind, kind
 from protocol.vhost_user.messages import ProtocolFeature
+
+if TYPE_CHECKING:
+    from devproc.before import Before
 
 # What is between driver and device alone (virtio 1.2 §6): rings and their content. Not the platform's bits, and not
 # packed rings, whose position after a back-end's death nothing in guest memory tells.
@@ -195,6 +198,33 @@ class VhostUserDevice(RingLender):
         if self._running:
             self.notify_config()
 
+    def adapt(self, before: Before) -> None:
+        """Say of which vectors the queues' calls are messages."""
+        super().adapt(before)
+        for index, record in enumerate(self.records[: self.calls]):
+            self.machine.page.set_call_vector(index, record.vector)
+
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Return none: those in the page are the back-end's."""
+        return {}
+
+    def set_space(self, offset: int, value: bytes) -> None:
+        """Tell the back-end too."""
+        super().set_space(offset, value)
+        met = self.met
+        if met is not None and met.has(ProtocolFeature.CONFIG):
+            with self.conversation():
+                met.front.set_config(offset, value)
+
+    def bound(self) -> str:
+        """Return what keeps others from going on: requests under way which nobody will finish."""
+        return "" if self.met is not None else "its back-end is gone"
+
+    @property
+    def saves(self) -> bool:
+        """Nothing: the back-end has it, whoever is in front."""
+        return False
+
     def save(self, file: BinaryIO) -> None:
         """Refuse: what the back-end has is not ours to save."""
         raise ConfigError("what its back-end has cannot be saved", hint="detach the device first")
@@ -263,4 +293,9 @@ class VhostUserDevice(RingLender):
 
     def configuration(self) -> dict[str, str]:
         """Return the configuration, for people."""
-        return {"socket": str(self.config.socket), "device": self.config.device, "queues": str(self.config.queues)}
+        return {
+            "socket": str(self.config.socket),
+            "device": self.config.device,
+            "queues": str(self.config.queues),
+            "queue_size": str(self.config.queue_size),
+        }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devproc.device import Device
-from devproc.faults.option import with_faults
 from devproc.host import Commands, Program, main
 from devproc.virtio import TRANSPORTS
 from devproc.virtio_blk.config import Config, add_policies, policies
@@ -80,7 +79,7 @@ def _open(options: argparse.Namespace) -> BlockDevice:
             options.queues = _QUEUES_MAX
     elif options.handover:
         raise ConfigError("--handover without --vhost-user", hint="only vhost-user front-ends migrate their guests")
-    return open_device(configure(options), options.transport)
+    return open_device(configure(options), options.transport, lock=options.beside is None)
 
 
 def _objects(loop: DeviceLoop) -> dict[str, object]:
@@ -95,19 +94,17 @@ def _poke(device: Device) -> Commands:
     return commands(device)
 
 
-PROGRAM = with_faults(
-    Program(
-        type="virtio-blk",
-        description="A virtio disk over a raw image.",
-        open=_open,
-        add_arguments=_add_arguments,
-        transports=tuple(TRANSPORTS),
-        capabilities={"type": "block", "features": ["read-only", "blk-file"]},
-        poke=_poke,
-        objects=_objects,
-        device=BlockDevice,
-        vhost_user=True,
-    )
+PROGRAM = Program(
+    type="virtio-blk",
+    description="A virtio disk over a raw image.",
+    open=_open,
+    add_arguments=_add_arguments,
+    transports=tuple(TRANSPORTS),
+    capabilities={"type": "block", "features": ["read-only", "blk-file"]},
+    poke=_poke,
+    objects=_objects,
+    device=BlockDevice,
+    vhost_user=True,
 )
 
 

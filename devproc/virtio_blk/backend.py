@@ -77,9 +77,9 @@ class Image:
         """
         _lock(self.fd, self.path, shared=self.readonly)
 
-    def unlock(self) -> None:
-        """Let another process have the image, with everything that was written."""
-        if not self.readonly:
+    def unlock(self, *, durable: bool = True) -> None:
+        """Let another process have the image, ``durable`` with everything that was written on the medium."""
+        if durable and not self.readonly:
             self.flush()
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devproc.virtio_blk.spec import SECTOR
+from devproc.virtio_blk.spec import SECTOR, BlkFeature
+from devproc.virtio_spec import Feature
 from protocol.errors import ConfigError
 from protocol.sizes import parse_size
 
@@ -36,6 +38,8 @@ class Config:
     bytes_per_second: int = 0
     in_order: bool = False
     handover: bool = False
+    without: int = 0
+    """Features that are not offered."""
 
 
 def add_policies(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +65,30 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-order", action="store_true", help="offer VIRTIO_F_IN_ORDER: requests come back in the order they came"
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="do not offer it, such as RING_PACKED: for a device that is to be swapped; as often as there are features",
+    )
     parser.add_argument("--bytes-per-second", default="0", metavar="SIZE", help="such as 10M (default: any number)")
+
+
+def withheld(names: Sequence[str]) -> int:
+    """Return the bits of features by the names of the specification.
+
+    Raises:
+        ConfigError: there is no such feature, or no driver would do without.
+    """
+    known = {name: int(value) for kind in (BlkFeature, Feature) for name, value in kind.__members__.items()}
+    del known[Feature.VERSION_1.name or ""]
+    bits = 0
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--without {name}: no such feature", hint=", ".join(sorted(known)))
+        bits |= known[name]
+    return bits
 
 
 def policies(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,4 +114,5 @@ def policies(options: argparse.Namespace) -> dict[str, Any]:
         "bytes_per_second": rate,
         "in_order": options.in_order,
         "handover": options.handover,
+        "without": withheld(options.without),
     }

@@ -18,6 +18,7 @@ class BlockConfigSpace(VirtioDevice):
     """A disk as its driver finds it, without its requests."""
 
     device_type = 2
+    bears = BlkFeature.SIZE_MAX.value  # a segment may have any size, also one that a driver thinks the largest
     class_code = 0x01_0000
     config_size = 60
     request_header = Header
@@ -57,6 +58,9 @@ class BlockConfigSpace(VirtioDevice):
             self.features |= BlkFeature.CONFIG_WCE | BlkFeature.WRITE_ZEROES
             if self.unmaps:
                 self.features |= BlkFeature.DISCARD
+
+        self.features &= ~config.without
+        self.withheld = config.without
 
     @property
     def unmaps(self) -> bool:

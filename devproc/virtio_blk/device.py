@@ -29,6 +29,8 @@ from protocol.log import RateLimit
 
 logger = logging.getLogger(__name__)
 
+VHOST_USER = "vhost-user"  # the transport
+
 
 class BlockDevice(BlockTransfers):
     """A disk."""
@@ -94,6 +96,11 @@ class BlockDevice(BlockTransfers):
         self._drop(self.queue_select)
         super().stop_queue()
         self._drop(self.queue_select)
+
+    def settle(self) -> None:
+        """Start what the limits hold back, too."""
+        self.hurry()
+        super().settle()
 
     def resume(self) -> None:
         """Go on with what the limits held back, too."""
@@ -230,17 +237,35 @@ class BlockDevice(BlockTransfers):
         Raises:
             HostError: it has it still, or the image became shorter.
         """
-        if self.config.handover and isinstance(self.image, Image):
-            self.image.lock()
+        if self._file is None:
+            return
+        if self.transport != VHOST_USER:
+            self._file.lock()
+        elif self.config.handover:
+            self._file.lock()
             self.resize(0)
 
     def unclaim(self) -> None:
-        """Let another process have the image."""
-        if self.config.handover and isinstance(self.image, Image):
+        """Let another process have the image; a front-end's on another host, with everything that was written."""
+        if self._file is None:
+            return
+        if self.transport != VHOST_USER:
+            self._file.unlock(durable=False)
+        elif self.config.handover:
             try:
-                self.image.unlock()
+                self._file.unlock()
             except OSError as error:
                 self._refused(error)
+
+    @property
+    def _file(self) -> Image | None:
+        """The image, where it is a file, which one process has at a time."""
+        found = self.image.base if isinstance(self.image, Overlay) else self.image
+        return found if isinstance(found, Image) else None
+
+    def bound(self) -> str:
+        """Return why no other type of disk can go on from this one."""
+        return "its changes end with its process (snapshot = true)" if isinstance(self.image, Overlay) else ""
 
     def retry(self) -> None:
         """The machine goes on: try what had no space once more."""
@@ -264,6 +289,11 @@ class BlockDevice(BlockTransfers):
             self._poll.poll()
             self._collect()
 
+    @property
+    def saves(self) -> bool:
+        """Whether changes end with this process; what is in the image is there for another."""
+        return isinstance(self.image, Overlay)
+
     def save(self, file: BinaryIO) -> None:
         """Write which content of the image the page goes with, and changes that end with this process."""
         from devproc.virtio_blk import saved
@@ -284,8 +314,8 @@ class BlockDevice(BlockTransfers):
         self.image.close()
 
 
-def open_device(config: Config, transport: str = "pci") -> BlockDevice:
-    """Open the image and return the device over ``transport``.
+def open_device(config: Config, transport: str = "pci", *, lock: bool = True) -> BlockDevice:
+    """Open the image and return the device over ``transport``; without ``lock`` another process has the image still.
 
     Raises:
         HostError: see ``Image`` and ``Overlay``.
@@ -296,6 +326,6 @@ def open_device(config: Config, transport: str = "pci") -> BlockDevice:
         readonly=config.readonly or config.snapshot,
         direct=config.cache == "none",
         block=config.block_size,
-        lock=not config.handover,
+        lock=lock and not config.handover,
     )
     return BlockDevice.over(transport)(config, Overlay(image) if config.snapshot else image)

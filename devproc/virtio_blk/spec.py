@@ -15,6 +15,7 @@ SEGMENT = 16
 class BlkFeature(IntEnum):
     """Feature bits (virtio 1.2 §5.2.3). SIZE_MAX is not offered, because a segment may have any size."""
 
+    SIZE_MAX = 1 << 1
     SEG_MAX = 1 << 2
     RO = 1 << 5
     BLK_SIZE = 1 << 6

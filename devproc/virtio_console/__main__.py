@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devproc.classes import virtio_commands
-from devproc.faults.option import with_faults
 from devproc.host import Program, main
 from devproc.virtio import TRANSPORTS
 from devproc.virtio_console.device import Config, ConsoleDevice
@@ -59,19 +58,17 @@ def _objects(loop: DeviceLoop) -> dict[str, object]:
     return {CONSOLE1: Console1(loop, loop.device)} if isinstance(loop.device, ConsoleDevice) else {}
 
 
-PROGRAM = with_faults(
-    Program(
-        type="virtio-console",
-        description="A terminal for the guest's kernel, and named ports to programs on the host.",
-        open=lambda options: ConsoleDevice.over(options.transport)(configure(options)),
-        add_arguments=_add_arguments,
-        transports=tuple(TRANSPORTS),
-        capabilities={"type": "console"},
-        poke=virtio_commands,
-        objects=_objects,
-        device=ConsoleDevice,
-        vhost_user=True,
-    )
+PROGRAM = Program(
+    type="virtio-console",
+    description="A terminal for the guest's kernel, and named ports to programs on the host.",
+    open=lambda options: ConsoleDevice.over(options.transport)(configure(options)),
+    add_arguments=_add_arguments,
+    transports=tuple(TRANSPORTS),
+    capabilities={"type": "console"},
+    poke=virtio_commands,
+    objects=_objects,
+    device=ConsoleDevice,
+    vhost_user=True,
 )
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from devproc.classes import virtio_commands
-from devproc.faults.option import with_faults
 from devproc.host import Program, main
 from devproc.network import options as network
 from devproc.virtio import TRANSPORTS
@@ -46,21 +45,19 @@ def _objects(loop: DeviceLoop) -> dict[str, object]:
     return {NET1: Net1(loop, loop.device)} if isinstance(loop.device, NetworkCard) else {}
 
 
-PROGRAM = with_faults(
-    Program(
-        type="virtio-net",
-        description="A network card.",
-        open=open_card,
-        needs=network.needs,
-        add_arguments=_add_arguments,
-        transports=tuple(TRANSPORTS),
-        capabilities={"type": "net"},
-        poke=virtio_commands,
-        check=lambda options: network.check(options, options.queues),
-        objects=_objects,
-        device=NetworkCard,
-        vhost_user=True,
-    )
+PROGRAM = Program(
+    type="virtio-net",
+    description="A network card.",
+    open=open_card,
+    needs=network.needs,
+    add_arguments=_add_arguments,
+    transports=tuple(TRANSPORTS),
+    capabilities={"type": "net"},
+    poke=virtio_commands,
+    check=lambda options: network.check(options, options.queues),
+    objects=_objects,
+    device=NetworkCard,
+    vhost_user=True,
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def private(size: int) -> Shared:
     return Shared(fd, size)
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process dies here."""
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from devproc.classes import config_of, find, program_of
 from devproc.describe import describe, markdown
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.host import main
+from devproc.machine import Machine
 from devproc.options import add_options, configured
 from devproc.pci import PciDevice
 from devproc.platform import PlatformDevice

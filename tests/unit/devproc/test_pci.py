@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.pci import MSIX_CAP, PciDevice
 from devproc.registers import Bar, Register
 from protocol.errors import ConfigError, VersionMismatch

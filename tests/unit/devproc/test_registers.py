@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.pci import PciDevice
 from devproc.registers import Bar, Register
 from protocol.layout import ReadKind, WriteKind

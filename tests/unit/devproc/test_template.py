@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.template.__main__ import PROGRAM
 from devproc.template.device import Config, Rng
 

@@ -6,10 +6,11 @@ import struct
 from collections.abc import Callable
 from typing import ClassVar
 
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.e1000e.device import E1000e
 from devproc.e1000e.spec import Cause, Rctl, Tctl
 from devproc.e1000e.wire import Config
+from devproc.machine import Machine
 from devproc.poke import settle
 from protocol.memory import Shared
 from tests.unit.devproc.memory import Budget, Crash, Dying

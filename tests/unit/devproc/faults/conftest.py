@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.faults.faults import Faults
+from devproc.machine import Machine
 from devproc.template.clock import Clock
 from devproc.template.device import Config, Rng
 from devproc.virtio_blk.config import Config as DiskConfig

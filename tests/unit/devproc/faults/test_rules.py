@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from devproc.device import Device, Machine
+from devproc.device import Device
 from devproc.faults.declared import Declared
 from devproc.faults.faults import Faults
 from devproc.faults.kept import FULL
+from devproc.machine import Machine
 from devproc.template.device import Config, Rng
 from protocol.errors import ConfigError, NotFound
 
@@ -136,3 +137,13 @@ def test_a_page_that_was_saved_has_its_rules(rng: Device) -> None:
     assert listed(heir) == [(1, "drop read=scratch nth=2", 1, 0)]
     heir.release()
     other.close()
+
+
+def test_what_nobody_expects_of_an_order_is_for_who_gave_it_and_the_next_is_obeyed(rng: Device) -> None:
+    faults = Faults.of(rng)
+    broken, whole = faults.order(lambda: 1 // 0), faults.order(lambda: 1)
+
+    faults.obey()
+
+    assert isinstance(broken.exception(0), ZeroDivisionError)
+    assert whole.result(0) == 1

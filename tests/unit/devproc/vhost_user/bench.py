@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from devproc.device import Machine
 from devproc.driver_queue import DriverQueue
+from devproc.machine import Machine
 from devproc.vhost_user.config import Config
 from devproc.vhost_user.device import VhostUserDevice
 from devproc.vhost_user.kinds import find
@@ -46,6 +46,7 @@ class Scripted(threading.Thread):
         self.changes: dict[Request, Callable[[socket.socket, Message], Payload | Answer | None]] = {}
         self.channel: Connection | None = None
         self.connections = 0
+        self._bases: dict[int, int] = {}
         self.fault: BaseException | None = None
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
@@ -80,7 +81,8 @@ class Scripted(threading.Thread):
             Request.GET_QUEUE_NUM: lambda _message: U64(self.queues),
             Request.GET_CONFIG: self._get_config,
             Request.SET_CONFIG: self._set_config,
-            Request.GET_VRING_BASE: lambda message: VringState(message.get(VringState).index, 0),
+            Request.SET_VRING_BASE: self._set_base,
+            Request.GET_VRING_BASE: self._get_base,
             Request.GET_INFLIGHT_FD: self._inflight,
             Request.SET_BACKEND_REQ_FD: self._channel,
         }
@@ -97,6 +99,15 @@ class Scripted(threading.Thread):
 
         own = (Request.GET_FEATURES, Request.GET_PROTOCOL_FEATURES, Request.SET_PROTOCOL_FEATURES)
         return {request: serve(request) for request in Request if request not in own or request in self.changes}
+
+    def _set_base(self, message: Message) -> None:
+        state = message.get(VringState)
+        self._bases[state.index] = state.num
+
+    def _get_base(self, message: Message) -> VringState:
+        """Return where the ring was begun: it has taken nothing since."""
+        index = message.get(VringState).index
+        return VringState(index, self._bases.get(index, 0))
 
     def _get_config(self, message: Message) -> ConfigSpace:
         wanted = message.get(ConfigSpace)

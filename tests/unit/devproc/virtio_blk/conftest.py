@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.virtio_blk.backing import Backing
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device

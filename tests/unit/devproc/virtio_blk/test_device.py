@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.poke import settle
 from devproc.virtio_blk.backend import Image
 from devproc.virtio_blk.backing import Shorter

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice
 from devproc.virtio_blk.prompt import Disk

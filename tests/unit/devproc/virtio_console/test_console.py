@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.strategies import accesses, exercise
 from devproc.virtio_console.__main__ import configure
 from devproc.virtio_console.device import Config, ConsoleDevice

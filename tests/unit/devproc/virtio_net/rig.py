@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from devproc.descriptors import Descriptors
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.network.backend import PLAIN, Base, Buffer, Card, Pieces
 from devproc.network.features import GUEST, HOST
 from devproc.network.frame import HEADER

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.network.backend import PLAIN
 from devproc.network.frame import FRAME_MAX, HEADER
 from devproc.virtio_driver import Driver

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.strategies import accesses, exercise
 from devproc.virtio_driver import Driver
 from devproc.virtio_rng.device import Config, EntropyDevice
