@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ID=SLOT",
-        help="expect device ID in PCI slot SLOT (1-31), behind port pcie0 to pcie15, in mmio0 to mmio7, or in "
-        "platform0 to platform31",
+        help="expect device ID in PCI slot SLOT (1-31, or 1.0-31.7), behind port pcie0 to pcie15, in mmio0 to mmio7 "
+        "or in platform0 to platform31",
     )
     parser.add_argument("--ports", type=int, default=0, metavar="N", help=f"PCIe hot-plug ports, up to {PORTS}")
     parser.add_argument(
@@ -144,18 +144,24 @@ def _config(args: argparse.Namespace) -> Config:
 def _places(texts: list[str], ports: int) -> dict[str, Place]:
     """Return where each device belongs."""
     places: dict[str, Place] = {}
-    taken = {Place("pci", port_slot(port)) for port in range(ports)}
+    port_slots = {Place("pci", port_slot(port)) for port in range(ports)}
+    taken: set[Place] = set()
     for text in texts:
         device_id, _, slot = text.partition("=")
         place = Place.parse(slot)
         if not names.ID_PATTERN.match(device_id) or place is None:
             raise ConfigError(
-                f"--device {text!r}: an id, '=', and a slot: 1 to 31, pcie0 to pcie15, mmio0 to mmio7, platform0 to 31"
+                f"--device {text!r}: an id, '=', and a slot: 1 to 31, or with a function 1.0 to 31.7, pcie0 to pcie15, "
+                "mmio0 to mmio7, platform0 to 31"
             )
-        if device_id in places or place in taken or (place.bus == "pcie" and place.number >= ports):
+        behind_none = place.bus == "pcie" and place.number >= ports
+        if device_id in places or place in taken or place._replace(function=0) in port_slots or behind_none:
             raise ConfigError(f"--device {text!r}: id or slot is taken, or there is no such port")
         places[device_id] = place
         taken.add(place)
+    for device_id, place in places.items():
+        if place.function and place._replace(function=0) not in taken:
+            raise ConfigError(f"--device {device_id}={place}: no guest finds it without a function 0 in its slot")
     return places
 
 
@@ -197,6 +203,7 @@ def _check(config: Config) -> None:
 async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc import saving
     from cpu_proc.attach import Attacher
+    from cpu_proc.attention import Attention
     from cpu_proc.clock import REAL, GuestClock, InstructionClock
     from cpu_proc.console import Console
     from cpu_proc.doors import Door
@@ -206,12 +213,14 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     from cpu_proc.exported_wiring import WIRING1, Wiring1
     from cpu_proc.gdbstub.server import Server
     from cpu_proc.machine import OFF, WAITING, Events, Machine
+    from cpu_proc.replace import Replacer
     from cpu_proc.snapshot import Snapshots
     from cpu_proc.tracing import FunctionTrace
     from protocol.access import Guard, Parts
     from protocol.bus import Bus
     from protocol.limits import raise_limit
     from protocol.objects import Tree
+    from protocol.staying import stay
 
     raise_limit()
     loop = asyncio.get_running_loop()
@@ -274,7 +283,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
             path = names.device_path(slot.id)
             if slot.id not in shown:
                 shown.add(slot.id)
-                tree.add(path, FUNCTION1, Function1(machine, slot, ejector))
+                tree.add(path, FUNCTION1, Function1(machine, slot, ejector, replacer))
                 tree.add(path, TRACE1, FunctionTrace(machine, slot))
                 tree.add(path, WIRING1, Wiring1(machine, slot))
             tree.changed(path, FUNCTION1, "Slot", "State", "Pid", "Epoch", "Type", "Failure")
@@ -289,6 +298,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         fixed = config.devices, slot_changed, config.reserved, slot_removed, parts
         attacher = Attacher(machine, bus, runtime, shared["clock"], *fixed, saved)
         ejector = Ejector(machine, attacher, bus)
+        replacer = Replacer(machine, attacher, bus, parts)
         snapshots = Snapshots(machine, attacher, bus)
         show_ports(machine, tree, loop)
         for slot in attacher.slots.values():
@@ -296,8 +306,19 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
         await bus.request_name(names.MACHINE_NAME)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, machine.quit, 128 + number)
+        loop.add_signal_handler(signal.SIGPWR, lambda: loop.create_task(shown1.power_fails()))
         await attacher.start()
-        await _first(attacher.wait_complete(), off.wait(), bus.wait_closed())
+
+        def left() -> None:
+            parts.forget_names()
+            attacher.left()
+
+        async def back() -> None:
+            await parts.look()
+            await attacher.back()
+
+        staying = loop.create_task(stay(bus, left=left, back=back))
+        await _first(attacher.wait_complete(), off.wait(), asyncio.wait([staying]))
         attacher.check_restored()
         if not off.is_set() and not attacher.missing():
             attacher.sealed = True
@@ -306,15 +327,20 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
                 if machine.board.platform.devices:
                     machine.load_guest()  # again, with their nodes in the device tree
             machine.start()
-            await _first(off.wait(), bus.wait_closed())
+            watching = loop.create_task(Attention(machine).watch())
+            stack.callback(watching.cancel)
+            await _first(off.wait(), asyncio.wait([staying]))
         machine.quit(machine.exit_status)
         await asyncio.to_thread(machine.join)
         if config.perf_map:
             _write_perf_map(machine)
         await debugger.close()
+        staying.cancel()
         await attacher.close()
         await console.close()
         bus.close()
+        with suppress(OSError):  # its folder goes with the VM
+            runtime.status.write_text(f"{machine.exit_status}\n")
         return machine.exit_status
 
 
@@ -362,8 +388,10 @@ def main(argv: list[str] | None = None) -> int:
         setup(level=args.log_level, as_json=args.log_json, vm=config.vm)
         names.Runtime(config.vm).prepare()
         from cpu_proc.engine import compiled
+        from protocol.staying import await_bus
 
         engine = compiled.load(_progress)
+        await_bus(config.bus)
         return asyncio.run(_serve(config, engine, started_ns))
     except BusvmError as error:
         print(f"error: {error.message}", file=sys.stderr)

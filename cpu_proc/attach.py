@@ -12,99 +12,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from cpu_proc import memory_map as mm
-from cpu_proc.device_memory import DeviceMemory
 from cpu_proc.machine import Machine
-from cpu_proc.pcie.function import Function
-from cpu_proc.pcie.port import Card
+from cpu_proc.offering import DEVICE1, Offer, Offers
 from cpu_proc.place import SLOTS, Place, port_slot
-from cpu_proc.platform.bus import PlatformDevice, properties
-from cpu_proc.platform.virtio_mmio import MmioDevice
 from cpu_proc.remote import Remote, new_calls
 from cpu_proc.saved_device import SavedDevice
+from cpu_proc.slots import ATTACHED, ATTACHING, BUSES, LOST, MISSING, TRANSPORTS, UNPLUGGED, Slot
 from protocol import names
 from protocol.access import Parts
 from protocol.bus import Bus, BusError, Fd, Variant
-from protocol.errors import BusvmError, ConfigError, ProtocolError, VersionMismatch
-from protocol.layout import BARS, NO_CALL_VECTOR, BarFlags, DevicePage, IrqPage
-from protocol.link import Link
-from protocol.memory import Shared, shm_name
+from protocol.errors import BusvmError, ConfigError, ProtocolError
+from protocol.memory import Shared
 
 logger = logging.getLogger(__name__)
 
-_DEVICE1 = "org.busvm.Device1"
-_PROPERTIES = "org.freedesktop.DBus.Properties"
-_OFFER_VERSION = 1
-_PAGE_MAX = 64 << 20
-_VECTORS_MAX = 2048
-
-MISSING, ATTACHING, ATTACHED, LOST = "missing", "attaching", "attached", "lost"
-UNPLUGGED = "unplugged"  # its port is empty, and kept for it
-
-BUSES: dict[str, type[Remote]] = {
-    "pci": Function,
-    "pcie": Card,
-    "mmio": MmioDevice,
-    "platform": PlatformDevice,
-}
-TRANSPORTS = {kind.transport for kind in BUSES.values()}
-
-
-class Slot:
-    """One slot and what is in it; who comes uninvited has no place until it says what bus it wants."""
-
-    def __init__(self, device_id: str, place: Place | None, state: str = MISSING) -> None:
-        self.id = device_id
-        self.place = place
-        self.declared = place is not None
-        self.state = state
-        self.type = ""
-        self.failure = ""
-        self.remote: Remote | None = None
-        self.epoch = 0  # of the last incarnation
-        self.asked = False  # the guest has been asked to let go of it
-        self.leaving = False  # it is on its way out, and its process may not come again
-        self.old_sources: list[slice] = []  # words that an ejected device may still write, until its process is gone
-
-    @property
-    def shown(self) -> str:
-        """Where it is, for people: behind a port with the number of its bus, once the guest has given one."""
-        if isinstance(self.remote, Card) and self.remote.port.bus:
-            return f"00:{self.remote.port.slot:02x}.0/{self.remote.port.bus:02x}:00.0"
-        return str(self.place or "")
-
-
-def _memory_of(answer: dict[str, Any], remote: Remote) -> dict[int, DeviceMemory]:
-    """Return the memory that a device hands over, less what the machine has already.
-
-    Raises:
-        ProtocolError: some of it is none, or one of its BARs is without.
-    """
-    found: dict[int, DeviceMemory] = {}
-    given = [item for item in answer.get("memory", []) if item[1] >= 0]
-    try:
-        for number, (bar, fd, writable) in enumerate(given):
-            entry = remote.page.bar(bar) if bar < BARS else None
-            if entry is None or not entry.flags & BarFlags.MEMORY or bar in found:
-                for _, left, _ in given[number:]:
-                    os.close(left)
-                raise ProtocolError(f"it hands over memory for BAR {bar}, which is none")
-            made = found[bar] = DeviceMemory(fd, entry.size, writable=writable)
-            old = remote.memory.get(bar)
-            if old and (old.identity, old.writable) == (made.identity, made.writable):
-                found.pop(bar).close()
-        for bar in range(BARS):
-            entry = remote.page.bar(bar)
-            if entry.size and entry.flags & BarFlags.MEMORY and bar not in {*found, *remote.memory}:
-                raise ProtocolError(f"its BAR {bar} is memory, which it does not hand over")
-    except BaseException:
-        for memory in found.values():
-            memory.close()
-        raise
-    return found
+_SERVING = ("attached", "quiesced")  # states of a device
+_MISS_S = 0.2
 
 
 class Attacher:
@@ -118,9 +45,9 @@ class Attacher:
         clock: Shared,
         expected: Mapping[str, Place],
         changed: Callable[[Slot], None],
-        reserved: Mapping[str, Place] | None = None,
-        removed: Callable[[Slot], None] = lambda _slot: None,
-        parts: Parts | None = None,
+        reserved: Mapping[str, Place],
+        removed: Callable[[Slot], None],
+        parts: Parts,
         saved: Sequence[SavedDevice] = (),
     ) -> None:
         """``reserved`` are places of devices that may come later; ``removed`` is called when a slot is no more.
@@ -139,18 +66,15 @@ class Attacher:
             )
         self._machine = machine
         self._bus = bus
-        self._runtime = runtime
-        self._clock = clock
+        self.offers = Offers(machine, bus, runtime, clock)
         self._changed = changed
         self._removed = removed
         self._parts = parts
         self.slots = {device_id: Slot(device_id, place) for device_id, place in expected.items()}
-        for device_id, place in (reserved or {}).items():
+        for device_id, place in reserved.items():
             self.slots[device_id] = Slot(device_id, place, UNPLUGGED)
         self._epochs: dict[str, int] = {}  # of devices whose slot is no more
-        self._free_sources: list[slice] = []
         self._owners: dict[str, str] = {}
-        self._next_source = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._complete = asyncio.Event()
         self._closed = False
@@ -160,10 +84,42 @@ class Attacher:
     async def start(self) -> None:
         """Watch the bus, and attach whoever is there already."""
         await self._bus.watch_names(self._on_name)
+        await self._greet()
+
+    async def _greet(self) -> None:
         for name in await self._bus.list_names():
             owner = await self._bus.name_owner(name) if name.startswith(names.DEVICE_NAME_PREFIX) else None
             if owner:
                 self._on_name(name, "", owner)
+
+    def owner(self, device_id: str) -> str:
+        """Return the unique name of the process that has a device's name, or nothing."""
+        return self._owners.get(device_id, "")
+
+    def replaced(self, slot: Slot, owner: str) -> None:
+        """Note that the process ``owner`` serves a slot, which takes the name when its predecessor has gone."""
+        self._owners[slot.id] = owner
+        self._set_state(slot, ATTACHED)
+
+    def left(self) -> None:
+        """The bus is gone, and its unique names with it; who is attached stays so."""
+        self._owners.clear()
+        for slot in self.slots.values():
+            if slot.state == ATTACHING:  # it is asked anew when it comes back
+                self._set_state(slot, LOST if slot.remote else MISSING)
+
+    async def back(self) -> None:
+        """The bus is there again: whoever is on it before us is greeted, and who died meanwhile is missed."""
+        await self._greet()
+        self._spawn(self._miss())
+
+    async def _miss(self) -> None:
+        """Note the death of those of whom no bus has told, until all others have come back."""
+        while absent := [s for s in self.slots.values() if s.state == ATTACHED and s.id not in self._owners]:
+            for slot in absent:
+                if slot.remote and not Path(f"/proc/{slot.remote.pid}").exists():
+                    self._lose(slot.id)
+            await asyncio.sleep(_MISS_S)
 
     async def wait_complete(self) -> None:
         """Return when every expected device is attached, or one of a snapshot cannot be."""
@@ -191,16 +147,18 @@ class Attacher:
             self._lose(device_id)
         if new and self._owners.get(device_id) != new:
             self._owners[device_id] = new
-            task = asyncio.get_running_loop().create_task(self._attach(device_id, new))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._attach(device_id, new))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _lose(self, device_id: str) -> None:
         slot = self.slots.get(device_id)
         if slot is None:
             return
-        self._free_sources += slot.old_sources
-        slot.old_sources = []
+        self.offers.sources.give_back(slot)
         if slot.state == ATTACHING:
             slot.failure = "died while attaching"
         if slot.remote is None and self.sealed:
@@ -233,6 +191,11 @@ class Attacher:
         if slot is None or slot.leaving:
             logger.warning("dev=%s refused: %s", device_id, "it is leaving" if slot else "it is no id of a device")
             return
+        if slot.state == ATTACHED and await self._is_still_there(slot, owner):
+            logger.info("dev=%s epoch=%d is on the bus again", device_id, slot.epoch)
+            return
+        if slot.state == ATTACHED:
+            self._lose(device_id)  # another process has its name, and no bus has told of the death of the first
         self._set_state(slot, ATTACHING)
         try:
             await self._offer(slot, owner)
@@ -252,6 +215,17 @@ class Attacher:
         self._set_state(slot, ATTACHED)
         logger.info("dev=%s epoch=%d attached pid=%d", device_id, slot.remote.epoch, slot.remote.pid)  # type: ignore[union-attr]
         self._check_complete()
+
+    async def _is_still_there(self, slot: Slot, owner: str) -> bool:
+        """Tell whether a newcomer is the process that is attached, which was without a bus for a while."""
+        try:
+            seen = await self.offers.wishes(owner, slot.id)
+            pid = await self._bus.peer_pid(owner)
+        except (BusvmError, TimeoutError):
+            return False
+        remote = slot.remote
+        known = remote is not None and (remote.pid, remote.epoch) == (pid, seen.get("Epoch"))
+        return known and seen.get("State") in _SERVING
 
     def _slot_for(self, device_id: str) -> Slot | None:
         slot = self.slots.get(device_id)
@@ -280,27 +254,42 @@ class Attacher:
         numbers = [*range(ports)] if bus == "pcie" else [*SLOTS[bus]]
         taken = {other.place for other in self.slots.values()}
         taken |= {Place("pci", port_slot(port)) for port in range(ports)}
-        free = [place for number in numbers if (place := Place(bus, number)) not in taken]
+        used = {
+            (place.bus, place.number) for place in taken if place
+        }  # whole slots: function 0 of one has no say later
+        free = [place for number in numbers if (place := Place(bus, number))[:2] not in used]
         if not free:
             what = "hot-plug port" if bus == "pcie" else f"slot of {bus}"
             raise ProtocolError(f"no {what} is free", hint="vm.hotplug-ports" if bus == "pcie" else None)
         return free[0]
 
-    async def _offer(self, slot: Slot, owner: str) -> None:
-        path = names.device_path(slot.id)
-        part = await self._parts.of_caller(owner) if self._parts else slot.id
+    async def _asked(self, slot: Slot, owner: str) -> dict[str, Any]:
+        """Return what the process ``owner`` wishes, if it is the device of ``slot``: a guest waits, so both at once."""
+        part: str | BaseException
+        wishes: dict[str, Any] | BaseException
+        part, wishes = await asyncio.gather(
+            self._parts.of_caller(owner),
+            self.offers.wishes(owner, slot.id),
+            return_exceptions=True,
+        )
+        if isinstance(part, BaseException):
+            raise part
         if part != slot.id:
             raise ProtocolError(
                 f"its process is {part}, and takes the name of another device" if part else "it is gone"
             )
-        answer = await self._bus.call(owner, path, _PROPERTIES, "GetAll", "s", [_DEVICE1])
-        wishes = cast(dict[str, Any], answer[0])
-        pid = await self._bus.peer_pid(owner)
-        if wishes["PageVersion"] != DevicePage.VERSION:
-            raise VersionMismatch(f"its page layout is {wishes['PageVersion']}, ours {DevicePage.VERSION}")
+        if isinstance(wishes, BaseException):
+            raise wishes
+        return wishes
+
+    async def _offer(self, slot: Slot, owner: str) -> None:
+        path = names.device_path(slot.id)
+        wishes = await self._asked(slot, owner)
+        if wishes.get("State") in _SERVING:  # it took an offer whose answer went down with a bus, or another machine's
+            await self._bus.call(owner, path, DEVICE1, "Detach")
         place = self._place(slot, wishes["Transport"])
         first = slot.remote is None
-        remote = slot.remote or self._make(slot, place, wishes)
+        remote = slot.remote or self.offers.make(slot, place, wishes, more=not place.function and self._has_more(place))
         saved = self._saved.get(slot.id) if first else None
         if saved:
             self._check_saved(saved, place, wishes)
@@ -313,40 +302,15 @@ class Attacher:
         if not first and shape != (wishes["PageSize"], wishes["Doorbells"], wishes.get("Calls", 0)):
             raise ProtocolError("another shape than the device that was there", hint="restart the VM to change it")
         epoch = slot.epoch = max(remote.page.epoch, slot.epoch) + 1
-        remote.page.epoch = epoch
-        link = Link(self._runtime.link(slot.id, epoch), epoch=epoch, bind=True, peer_pid=pid)
-        offer = {
-            "version": Variant("u", _OFFER_VERSION),
-            "vm": Variant("s", self._runtime.vm),
-            "epoch": Variant("t", epoch),
-            "ram": Variant("h", Fd(self._machine.ram.fd)),
-            "ram_base": Variant("t", mm.DRAM_BASE),
-            "ram_size": Variant("t", self._machine.ram.size),
-            "page": Variant("h", Fd(remote.shared.fd)),
-            "page_size": Variant("t", remote.shared.size),
-            "irq": Variant("h", Fd(self._machine.irq.shared.fd)),
-            "clock": Variant("h", Fd(self._clock.fd)),
-            "irq_event": Variant("h", Fd(self._machine.irq_event)),
-            "doorbells": Variant("ah", [Fd(fd) for fd in remote.doorbells]),
-            "calls": Variant("ah", [Fd(fd) for fd in remote.calls]),
-            "link": Variant("s", link.endpoint),
-            "cpu_pid": Variant("u", os.getpid()),
-        }
         host = os.open(saved.host, os.O_RDONLY | os.O_CLOEXEC) if saved and saved.host else -1
-        if host >= 0:
-            offer["saved"] = Variant("h", Fd(host))
-        memory: dict[int, DeviceMemory] = {}
         try:
-            answered = await self._bus.call(owner, path, _DEVICE1, "Attach", "a{sv}", [offer])
-            memory = _memory_of(answered[0], remote)
-            if not remote.page.initialised:
-                raise ProtocolError("it answered without filling its page")
+            more = {"saved": Variant("h", Fd(host))} if host >= 0 else {}
+            offered = Offer(epoch, remote.page, remote.calls, more)
+            accepted = await self.offers.make_offer(slot, owner, remote, offered)
             if self._closed or self._owners.get(slot.id) != owner:
+                accepted.drop()
                 raise BusError("org.busvm.Error.Gone", "it died while attaching")
         except BaseException:
-            link.close()
-            for unused in memory.values():
-                unused.close()
             if first:
                 self.release(slot, remote)
             raise
@@ -354,7 +318,8 @@ class Attacher:
             if host >= 0:
                 os.close(host)
         slot.type = str(wishes["Type"])
-        remote.connect(link, pid, epoch)
+        remote.connect(accepted.link, accepted.pid, epoch)
+        memory = accepted.memory
         if memory and not first:
             await asyncio.wrap_future(self._machine.do(lambda: self._machine.board.exchange(remote, memory)))
         if first:
@@ -378,47 +343,13 @@ class Attacher:
         first = remote.page.irq_base
         slot.old_sources.append(slice(first, first + remote.page.irq_count))
         if slot.id not in self._owners:
-            self._free_sources += slot.old_sources
-            slot.old_sources = []
+            self.offers.sources.give_back(slot)
         remote.release()
 
-    def _make(self, slot: Slot, place: Place, wishes: dict[str, Any]) -> Remote:
-        size, vectors, doorbells = wishes["PageSize"], wishes["Vectors"], wishes["Doorbells"]
-        calls = wishes.get("Calls", 0)
-        if not DevicePage.STATE <= size <= _PAGE_MAX or max(vectors, doorbells, 2 * calls) > _VECTORS_MAX:
-            raise ProtocolError(
-                f"unreasonable wishes: page {size}, vectors {vectors}, doorbells {doorbells}, calls {calls}"
-            )
-        sources = 1 + vectors + calls
-        node = properties(wishes["Node"]) if place.bus == PlatformDevice.transport else {}
-        first_source = self._take_sources(sources)
-        shared = Shared.create(shm_name(self._runtime.vm, f"dev.{slot.id}"), size)
-        remote = BUSES[place.bus](slot.id, place.number, shared, doorbells, self._machine.stalled, calls)
-        if isinstance(remote, PlatformDevice):
-            remote.node = node
-        remote.page.format()
-        if isinstance(remote, Card):
-            remote.port = self._machine.board.root.ports[place.number]
-            remote.page.express = 1
-        remote.page.irq_base = first_source
-        remote.page.irq_count = sources
-        remote.page.calls = calls
-        for call in range(calls):
-            remote.page.set_call_vector(call, NO_CALL_VECTOR)
-        self._machine.take_calls(remote)
-        slot.remote = remote
-        return remote
-
-    def _take_sources(self, count: int) -> int:
-        """Return the first of ``count`` words of the interrupt page that nobody has."""
-        for index, free in enumerate(self._free_sources):
-            if free.stop - free.start == count:  # a device that comes again has as many as before
-                del self._free_sources[index]
-                return int(free.start)
-        if self._next_source + count > IrqPage.SOURCES:
-            raise ProtocolError("out of interrupt sources")
-        self._next_source += count
-        return self._next_source - count
+    def _has_more(self, place: Place) -> bool:
+        """Tell whether the slot of function 0 has others."""
+        places = [slot.place for slot in self.slots.values() if slot.place]
+        return any(other[:2] == place[:2] and other.function for other in places)
 
     async def close(self) -> None:
         """Stop attaching; tell attached devices to leave."""
@@ -429,7 +360,7 @@ class Attacher:
             if slot.remote and slot.state == ATTACHED:
                 try:
                     await self._bus.call(
-                        names.device_name(slot.id), names.device_path(slot.id), _DEVICE1, "Detach", timeout_s=5
+                        names.device_name(slot.id), names.device_path(slot.id), DEVICE1, "Detach", timeout_s=5
                     )
                 except (BusvmError, TimeoutError) as error:
                     logger.info("dev=%s did not detach: %s", slot.id, error)

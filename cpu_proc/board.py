@@ -162,13 +162,13 @@ class Board:
     def _add(self, remote: Remote) -> None:
         if isinstance(remote, Function):
             self.root.add(remote)
-        elif isinstance(remote, WiredDevice):
-            is_plain = isinstance(remote, platform_bus.PlatformDevice)
-            if isinstance(remote, platform_bus.PlatformDevice):
-                self.memories.place(remote)
-            if is_plain and remote.calls:
+        elif isinstance(remote, platform_bus.PlatformDevice):
+            self.memories.place(remote)
+            if remote.calls:
                 self.wires.feel_edges(mm.PLATFORM_IRQ + remote.slot)
-            (self.platform if is_plain else self.slots).add(remote)
+            self.platform.add(remote)
+        elif isinstance(remote, WiredDevice):
+            self.slots.add(remote)
 
     def exchange(self, remote: Remote, memory: dict[int, DeviceMemory]) -> None:
         """Give BARs of a device other memory; no hart executes anything meanwhile."""

@@ -13,9 +13,10 @@ import asyncio
 import logging
 import time
 
-from cpu_proc.attach import ATTACHED, ATTACHING, Attacher, Slot
+from cpu_proc.attach import Attacher
 from cpu_proc.machine import Machine
 from cpu_proc.pcie.port import Card
+from cpu_proc.slots import ATTACHED, ATTACHING, Slot
 from protocol import names
 from protocol.bus import Bus, BusError
 from protocol.errors import BusvmError

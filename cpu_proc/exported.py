@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cpu_proc import figures, perf_map
-from cpu_proc.attach import Slot
 from cpu_proc.eject import Ejector
 from cpu_proc.engine.disassembler import disassemble
 from cpu_proc.gdbstub.server import Server
@@ -16,6 +15,8 @@ from cpu_proc.hart import ISA, PRIVILEGES, STOPPED, Hart
 from cpu_proc.isa import abi
 from cpu_proc.machine import OFF, PAUSED, RUNNING, STALLED, Machine
 from cpu_proc.memory_map import DRAM_BASE
+from cpu_proc.replace import Replacer
+from cpu_proc.slots import Slot
 from cpu_proc.snapshot import Snapshots
 from protocol import names
 from protocol.access import Parts
@@ -95,6 +96,13 @@ class Machine1:
         for request in b"suo":
             await self._do(lambda key=request: self._machine.board.uart.receive_break(bytes([key])))
             await asyncio.sleep(_SYSRQ_PAUSE_S)
+
+    async def power_fails(self) -> None:
+        """Ask the guest to power down; end a machine that does not run (SIGPWR: what an engine stops it with)."""
+        try:
+            await self.power_down()
+        except BusError:
+            self._machine.quit(0)
 
     def quit(self, exit_status: int) -> None:
         """End the VM now."""
@@ -285,16 +293,21 @@ class Hart1:
 class Function1:
     """org.busvm.Function1."""
 
-    def __init__(self, machine: Machine, slot: Slot, ejector: Ejector) -> None:
+    def __init__(self, machine: Machine, slot: Slot, ejector: Ejector, replacer: Replacer) -> None:
         self._machine = machine
         self.id = slot.id
         self.bus_name = names.device_name(slot.id)
         self._slot = slot
         self._ejector = ejector
+        self._replacer = replacer
 
     async def eject(self, force: bool, timeout: float) -> None:
         """Take it out of its port."""
         await self._ejector.eject(self._slot, force=force, timeout_s=timeout)
+
+    async def replace(self, newcomer: str) -> None:
+        """Have another process go on in its place."""
+        await self._replacer.replace(self._slot, newcomer)
 
     @property
     def slot(self) -> str:

@@ -6,9 +6,9 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from cpu_proc.attach import Slot
 from cpu_proc.machine import Machine
 from cpu_proc.remote import Remote
+from cpu_proc.slots import Slot
 from protocol.bus import BusError, Fd
 from protocol.errors import ProtocolError
 from protocol.eventfd import accept
@@ -26,27 +26,26 @@ class Wiring1:
 
     async def connect_doorbells(self, connect: list[tuple[int, int]], forget: list[int]) -> None:
         """Have values ring eventfds."""
-        fds = [fd for _, fd in connect]
+        values = [value for value, _ in connect]
 
-        def change(remote: Remote) -> None:
-            remote.matches.check([value for value, _ in connect])
-            remote.matches.change(dict(connect), forget)
+        def change(remote: Remote, fds: list[int]) -> None:
+            remote.matches.check(values)
+            remote.matches.change(dict(zip(values, fds, strict=True)), forget)
             self._machine.board.update_windows()
 
-        if len({value for value, _ in connect}) < len(connect):
-            _close(fds)
+        if len(set(values)) < len(connect):
             raise BusError("org.busvm.Error.Malformed", "a value twice")
-        await self._change(fds, change)
+        await self._change([fd for _, fd in connect], change)
 
     async def connect_calls(self, calls: list[int]) -> None:
         """Have eventfds interrupt the guest."""
 
-        def change(remote: Remote) -> None:
+        def change(remote: Remote, fds: list[int]) -> None:
             if len(calls) not in (0, len(remote.calls)):
                 raise ProtocolError(f"{len(calls)} calls, the device has {len(remote.calls)}")
             self._machine.forget_calls(remote)
             _close(fd for fd in remote.calls if fd >= 0)
-            remote.calls = list(calls) or [-1] * len(remote.calls)
+            remote.calls = fds or [-1] * len(remote.calls)
             self._machine.take_calls(remote)
 
         await self._change(calls, change)
@@ -54,8 +53,8 @@ class Wiring1:
     async def hold(self, descriptor: int) -> None:
         """Keep it."""
 
-        def change(remote: Remote) -> None:
-            old, remote.held = remote.held, descriptor
+        def change(remote: Remote, fds: list[int]) -> None:
+            old, remote.held = remote.held, fds[0]
             _close([old] if old >= 0 else [])
 
         await self._change([descriptor], change, eventfds=False)
@@ -73,17 +72,21 @@ class Wiring1:
             raise BusError("org.busvm.Error.NotAttached", f"{self._slot.id} is not attached")
         return remote
 
-    async def _change(self, fds: list[int], change: Callable[[Remote], None], *, eventfds: bool = True) -> None:
-        """Do it between two instructions; the descriptors belong to the device's proxy then, or are closed."""
+    async def _change(
+        self, given: list[int], change: Callable[[Remote, list[int]], None], *, eventfds: bool = True
+    ) -> None:
+        """Do it between two instructions; copies of the descriptors belong to the device's proxy then."""
+        if eventfds and not all(accept(fd) for fd in given):
+            raise BusError("org.busvm.Error.Malformed", "a descriptor is no eventfd")
+        remote = self._remote()
+        fds: list[int] = []
         try:
-            if any(fd < 0 or (eventfds and not accept(fd)) for fd in fds):
-                raise BusError("org.busvm.Error.Malformed", "a descriptor is no eventfd")
-            remote = self._remote()
-            await asyncio.wrap_future(self._machine.do(lambda: change(remote)))
+            fds.extend(os.dup(fd) for fd in given)
+            await asyncio.wrap_future(self._machine.do(lambda: change(remote, fds)))
         except ProtocolError as error:
             _close(fds)
             raise BusError("org.busvm.Error.Refused", error.message) from error
-        except BusError:
+        except BaseException:
             _close(fds)
             raise
 

@@ -218,14 +218,29 @@ class Machine:
 
     def stalled(self, device: str | None) -> None:
         """Note that a device does not answer; guest time stands still meanwhile, and all harts."""
-        if device is not None and self.state != PAUSED:
+        if self.gate.held:
+            return  # all stand still already, and whoever holds them says why
+        if device is not None:
             if self._serving is not None:
                 self.gate.drive_out(self._serving)
             self.clock.stop()
             self._set_state(STALLED, f"{device} does not answer")
-        elif device is None and self.state == STALLED:
+        elif self.state == STALLED:
             self.clock.start()
             self._set_state(RUNNING, "")
+
+    def hold(self, reason: str) -> None:
+        """Stand still, and stop time, while a device that no hart waits for does not attend (through ``do``)."""
+        if self.state == RUNNING:
+            self.gate.held = True
+            self.clock.stop()
+            self._set_state(STALLED, reason)
+
+    def let_go(self) -> None:
+        """Go on after ``hold`` (through ``do``)."""
+        if self.state == STALLED and self.gate.held:
+            self.gate.held = False
+            self._go()
 
     def take_calls(self, remote: Remote) -> None:
         """Have what others write into its calls interrupt the guest."""

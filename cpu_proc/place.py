@@ -1,4 +1,4 @@
-"""Where a device of another process is connected: a slot of PCI bus 0, a port, virtio-mmio, or the platform bus."""
+"""Where a device of another process is connected: a function of PCI bus 0, a port, virtio-mmio, or the platform bus."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ SLOTS = {  # the host bridge is in slot 0
 }
 
 
+FUNCTIONS = 8  # in a slot of PCI
+
+
 class Place(NamedTuple):
-    """A slot of a bus."""
+    """A slot of a bus; on PCI, a function of it."""
 
     bus: str
     number: int
+    function: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Place | None:
-        """Return the place that ``3`` (of PCI), ``pcie3``, ``mmio3`` or ``platform3`` names, or nothing."""
+        """Return the place that ``3`` or ``3.1`` (of PCI), ``pcie3``, ``mmio3`` or ``platform3`` names, or nothing."""
         bus = next((bus for bus in SLOTS if text.startswith(bus)), "pci")
-        number = text.removeprefix(bus)
-        fits = number.isascii() and number.isdigit() and len(number) < 3 and int(number) in SLOTS[bus]
-        return cls(bus, int(number)) if fits else None
+        number, dot, function = text.removeprefix(bus).partition(".")
+        fits = _is_number(number) and int(number) in SLOTS[bus]
+        if not fits or (dot and not (bus == "pci" and _is_number(function) and int(function) < FUNCTIONS)):
+            return None
+        return cls(bus, int(number), int(function or 0))
 
     def __str__(self) -> str:
         """Return the path of PCI (as ``lspci -P``), or the name of the slot's node, or its place."""
@@ -38,7 +44,11 @@ class Place(NamedTuple):
             return f"virtio_mmio@{mm.virtio_slot(self.number).base:x}"
         if self.bus == "platform":
             return f"platform@{mm.platform_slot(self.number).base:x}"
-        return f"00:{self.number:02x}.0"
+        return f"00:{self.number:02x}.{self.function}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 3
 
 
 def port_slot(index: int) -> int:

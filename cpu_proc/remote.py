@@ -125,15 +125,31 @@ class Remote:
         first, count = page.irq_base, page.irq_count
         self.sources = slice(first, first + count) if first + count <= IrqPage.SOURCES else slice(0, 0)
 
+    def turn_to(self, page: Shared, calls: list[int]) -> None:
+        """Have another page and other calls from now on (while the harts stand still); ``settle`` comes next."""
+        self.shared, self.page, self.calls = page, DevicePage(page), calls
+        if calls:
+            self.counters.setdefault("calls", 0)
+
     def call_sources(self) -> list[tuple[int, int]]:
         """Return the source of each call, and its eventfd or -1."""
         first = self.page.irq_base + self.page.irq_count - len(self.calls)
         return list(enumerate(self.calls, first))
 
+    @property
+    def source_numbers(self) -> range:
+        """The numbers of its words."""
+        return range(self.sources.start, self.sources.stop)
+
     def words(self, irq: IrqPage) -> list[int]:
         """Return its words in the interrupt page: the level of its wire, then counts of messages."""
         first = IrqPage.WORDS >> 3
         return irq.shared.u64[first + self.sources.start : first + self.sources.stop].tolist()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a process that serves it."""
+        return self._link is not None
 
     # life cycle, from the thread of the bus
 

@@ -53,7 +53,8 @@ class SavedDevice:
     def from_plain(cls, plain: dict[str, Any], folder: Path) -> Self:
         """Return it from a file in ``folder``; what is none raises ``KeyError``, ``TypeError`` or ``ValueError``."""
         host = folder / f"{plain['id']}{HOST_SUFFIX}" if plain["host"] else None
-        place = Place(str(plain["place"][0]), int(plain["place"][1]))
+        bus, *numbers = plain["place"]
+        place = Place(str(bus), *(int(number) for number in numbers))
         words, delivered = [int(word) for word in plain["words"]], [int(word) for word in plain["delivered"]]
         return cls(str(plain["id"]), str(plain["type"]), place, bytes(plain["page"]), words, delivered, host)
 

@@ -14,17 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgpack
-import zstandard
-
 from cpu_proc.engine import state as st
 from cpu_proc.hart import Hart
 from cpu_proc.machine import Machine
 from cpu_proc.saved_device import SavedDevice
-from protocol import chunks
+from protocol import chunks, packed
 from protocol.errors import ConfigError, HostError, Malformed
 
-VERSION = 2
+VERSION = 3
 STATE, RAM = "state", "ram"
 _STATE_MAX = 256 << 20
 _POSTED = {  # slots, and where others leave what is to come there
@@ -54,8 +51,7 @@ def save(machine: Machine, folder: Path, remotes: Sequence[SavedDevice] = ()) ->
         ram = machine.ram
         with (folder / RAM).open("wb") as file:
             chunks.write(file, ram.size, chunks.data_in(ram.fd, ram.size), lambda at, n: ram.u8[at : at + n])
-        packer = zstandard.ZstdCompressor(level=1, write_checksum=True)
-        (folder / STATE).write_bytes(packer.compress(msgpack.packb(state)))
+        (folder / STATE).write_bytes(packed.pack(state, level=1))
     except OSError as error:
         raise HostError(f"cannot save to {folder}: {error.strerror}") from error
 
@@ -67,9 +63,7 @@ def load(machine: Machine, folder: Path) -> list[SavedDevice]:
         ConfigError: there is no state, or it is of another kind of machine.
     """
     try:
-        frame = (folder / STATE).read_bytes()
-        plain = zstandard.ZstdDecompressor().decompress(frame, max_output_size=_STATE_MAX)
-        state = msgpack.unpackb(plain, strict_map_key=False)
+        state = packed.unpack((folder / STATE).read_bytes(), expanded_max=_STATE_MAX)
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise ConfigError(f"{folder} holds no state of version {VERSION}")
         if state["machine"] != _shape(machine):
@@ -85,7 +79,7 @@ def load(machine: Machine, folder: Path) -> list[SavedDevice]:
         return [SavedDevice.from_plain(remote, folder) for remote in state["remotes"]]
     except OSError as error:
         raise ConfigError(f"cannot read the state in {folder}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException, zstandard.ZstdError, Malformed) as error:
+    except (ValueError, KeyError, TypeError, Malformed) as error:
         raise ConfigError(f"the state in {folder} is broken: {type(error).__name__}: {error}") from error
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cpu_proc import saving
-from cpu_proc.attach import ATTACHED, UNPLUGGED, Attacher, Slot
+from cpu_proc.attach import Attacher
 from cpu_proc.machine import PAUSED, RUNNING, Machine
 from cpu_proc.saved_device import HOST_SUFFIX, SavedDevice
+from cpu_proc.slots import ATTACHED, UNPLUGGED, Slot
 from protocol import names
 from protocol.bus import Bus, BusError, Fd
 from protocol.errors import BusvmError

@@ -17,8 +17,8 @@ from protocol.errors import Malformed
 from protocol.trace import Kind, Side, TracePage, Writer, accept
 
 if TYPE_CHECKING:
-    from cpu_proc.attach import Slot
     from cpu_proc.machine import Machine
+    from cpu_proc.slots import Slot
 
 
 class Recorder:
@@ -77,24 +77,23 @@ class FunctionTrace:
 
     async def start(self, page: int, lifeline: int, options: dict[str, Any]) -> None:
         """Record from now on."""
-        remote = self._slot.remote
+        if self.active:
+            raise BusError("org.busvm.Error.Busy", "somebody traces this device already")
+        if self._slot.remote is None:
+            raise BusError("org.busvm.Error.NotAttached", "no device has come yet")
+        kept = os.dup(lifeline)
         try:
-            if self.active:
-                raise BusError("org.busvm.Error.Busy", "somebody traces this device already")
-            if remote is None:
-                raise BusError("org.busvm.Error.NotAttached", "no device has come yet")
-            self._lifeline = lifeline
-        except BusError:
-            os.close(page)
-            os.close(lifeline)
-            raise
+            asyncio.get_running_loop().add_reader(kept, self._gone)
+        except OSError as error:
+            os.close(kept)
+            raise BusError("org.busvm.Error.Malformed", f"the lifeline is none: {error.strerror}") from error
+        self._lifeline = kept
         try:
-            recorder = Recorder(accept(page), registers=bool(options.get("registers", True)))
+            recorder = Recorder(accept(os.dup(page)), registers=bool(options.get("registers", True)))
         except Malformed as error:
             self._hang_up()
             raise BusError("org.busvm.Error.Malformed", error.message) from error
         await self._exchange(recorder)
-        asyncio.get_running_loop().add_reader(lifeline, self._gone)
 
     async def stop(self) -> None:
         """Record no more."""

@@ -34,9 +34,10 @@ class Msix:
 
 
 class Function(Remote):
-    """The proxy of one remote function, in slot ``slot`` of bus 0."""
+    """The proxy of one remote function, ``function`` of slot ``slot`` of bus 0."""
 
     transport = "pci"
+    function = 0
 
     def __init__(
         self, device_id: str, slot: int, page: Shared, doorbells: int, stalled: Stalled, calls: int = 0
@@ -49,7 +50,7 @@ class Function(Remote):
     @property
     def ecam(self) -> int | None:
         """Where its configuration space is among all of them; ``None`` while it is nowhere."""
-        return self.slot << 15
+        return self.slot << 15 | self.function << 12
 
     @property
     def wire_slot(self) -> int:
@@ -58,7 +59,7 @@ class Function(Remote):
 
     @property
     def wire_bit(self) -> int:
-        """Its bit among those that pull a wire."""
+        """Its bit among the functions of this number that pull a wire."""
         return 1 << self.slot
 
     @property

@@ -12,9 +12,10 @@ from cpu_proc import memory_map as mm
 from cpu_proc.engine.state import W_BASE, W_SIZE
 from cpu_proc.pcie.function import MSIX_ENABLE, Function
 from cpu_proc.pcie.port import PIN, Card, Port
-from cpu_proc.place import port_slot
+from cpu_proc.place import FUNCTIONS, port_slot
 from cpu_proc.platform.aia import Imsic
 from cpu_proc.platform.mmio import AddressSpace
+from cpu_proc.sources import Sources
 from protocol.layout import IrqPage
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Root:
         ports: int = 0,
     ) -> None:
         """Decode memory in ``apertures`` only, wherever a guest points its BARs."""
-        self.functions: dict[int, Function] = {}  # on bus 0, by slot
+        self.functions: dict[tuple[int, int], Function] = {}  # on bus 0, by slot and function
         self.all_functions: list[Function] = []  # and those behind ports
         self.port_changed: Callable[[Port], None] = lambda _port: None
         self._space = space
@@ -52,7 +53,13 @@ class Root:
         self._apertures = apertures
         self._set_line = set_line
         self._rows_changed = rows_changed
-        self._intx = [0] * 4
+        self._intx = [0] * (4 * FUNCTIONS)  # who pulls each line, by the function's number: words that msgpack takes
+        self._sources = Sources(irq)
+        self._owners: dict[int, Function] = {}  # by source
+        self._used = 0  # so many words of the page at most
+        self._behind: set[Function] = set()  # not all that their sources say has been delivered, or it is not known
+        self._rows: dict[Function, list[list[int]]] = {}
+        self._only: Function | None = None  # whose rows alone may have changed
         self.lost_messages = 0  # sent to where no interrupt controller is
         self.ports = [self._port(index, port_slot(index)) for index in range(ports)]
         self._at_slot: dict[int, Port] = {port.slot: port for port in self.ports}
@@ -66,7 +73,7 @@ class Root:
         function.settle()
         function.last_words = function.words(self._irq)
         if not isinstance(function, Card):
-            self.functions[function.slot] = function
+            self.functions[function.slot, function.function] = function
         elif function.port.card is not function:
             function.port.insert(function)
             self.port_changed(function.port)
@@ -93,12 +100,25 @@ class Root:
 
     def _changed(self) -> None:
         self.all_functions = [*self.functions.values(), *(port.card for port in self.ports if port.card)]
+        self._owners = {source: each for each in self.all_functions for source in each.source_numbers}
+        self._used = max(self._owners, default=-1) + 1
+        self._behind = {*self.all_functions}
         self._rows_changed()
 
     def rows(self) -> list[list[int]]:
-        """Return what the harts may serve from pages."""
-        rows = [row for function in self.all_functions for row in function.rows()]
-        return [row for row in rows if self._decoded(row[W_BASE], row[W_SIZE])]
+        """Return what the harts may serve from pages.
+
+        A guest that finds a hundred functions writes to configuration space some thousand times: all of them are asked
+        only when it is not known whose rows changed.
+        """
+        if self._only is None or self._only not in self._rows:
+            self._rows = {function: self._rows_of(function) for function in self.all_functions}
+        else:
+            self._rows[self._only] = self._rows_of(self._only)
+        return [row for rows in self._rows.values() for row in rows]
+
+    def _rows_of(self, function: Function) -> list[list[int]]:
+        return [row for row in function.rows() if self._decoded(row[W_BASE], row[W_SIZE])]
 
     def _decoded(self, base: int, size: int) -> bool:
         """Return whether that is configuration space, or wholly in a window."""
@@ -122,18 +142,20 @@ class Root:
         if isinstance(found, Port):
             self._write_port(found, register, size, value)
         elif found and found.config_write(register, size, value):
-            self._rows_changed()
+            self._only = found
+            try:
+                self._rows_changed()
+            finally:
+                self._only = None
             self.deliver(found)
 
     def _at(self, bdf: int) -> Function | Port | None:
         """Return what has this bus, device and function."""
-        bus, device = bdf >> 8, bdf >> 3 & 31
-        if bdf & 7:
-            return None
+        bus, device, number = bdf >> 8, bdf >> 3 & 31, bdf & 7
         if bus == 0:
-            return self.functions.get(device) or self._at_slot.get(device)
+            return self.functions.get((device, number)) or (None if number else self._at_slot.get(device))
         behind = next((port for port in self.ports if port.bus == bus), None)
-        return behind.reachable if behind and device == 0 else None
+        return behind.reachable if behind and device == number == 0 else None
 
     def _write_port(self, port: Port, register: int, size: int, value: int) -> None:
         card = port.reachable
@@ -174,9 +196,13 @@ class Root:
 
     def scan(self) -> None:
         """Look at every source word and deliver what changed."""
-        for function in self.all_functions:
+        owners = self._owners
+        found = {owners[source]: None for source in self._sources.changed(self._used) if source in owners}
+        for function in [*found, *(self._behind - found.keys())]:
             if function.words(self._irq) != function.last_words:
                 self.deliver(function)
+            else:
+                self._behind.discard(function)
 
     def deliver(self, function: Function) -> None:
         """Bring INTx, pending bits and messages in line with the source words and the guest's masks.
@@ -193,6 +219,7 @@ class Root:
         msix = function.msix
         if msix is None:
             function.last_words = words
+            self._behind.discard(function)
             return
         control = function.config(msix.capability + 2, 2)
         before = function.last_words
@@ -222,6 +249,10 @@ class Root:
                     function.trace.message(vector, address, data)
                 self._send(address & ~3, data)
         function.last_words = delivered
+        if delivered == words:
+            self._behind.discard(function)
+        else:
+            self._behind.add(function)
         if function.calls:
             calls = slice(-len(function.calls), None)
             function.counters["calls"] += sum(delivered[calls]) - sum(before[calls])
@@ -242,15 +273,16 @@ class Root:
         if not pin:
             return
         level = bool(word) and not function.config(_COMMAND, 2) & _INTX_DISABLE
-        self._pull_wire(function.wire_slot, pin, function.wire_bit, level)
+        self._pull_wire(function.wire_slot, pin, function.wire_bit, level, function.function)
 
-    def _pull_wire(self, slot: int, pin: int, bit: int, level: bool) -> None:
-        """Pull the wire that a pin of ``slot`` leads to, or let go; ``bit`` is whoever does."""
-        self._set_wire((slot + pin - 1) % 4, bit, level)
+    def _pull_wire(self, slot: int, pin: int, bit: int, level: bool, function: int = 0) -> None:
+        """Pull the wire that a pin of ``slot`` leads to, or let go; ``bit`` and ``function`` are whoever does."""
+        self._set_wire((slot + pin - 1) % 4, bit, level, function)
 
-    def _set_wire(self, line: int, bit: int, level: bool) -> None:
-        self._intx[line] = self._intx[line] | bit if level else self._intx[line] & ~bit
-        self._set_line(mm.PCIE_IRQ + line, int(self._intx[line] != 0))
+    def _set_wire(self, line: int, bit: int, level: bool, function: int = 0) -> None:
+        at = line + 4 * function
+        self._intx[at] = self._intx[at] | bit if level else self._intx[at] & ~bit
+        self._set_line(mm.PCIE_IRQ + line, int(any(self._intx[line::4])))
 
 
 def _take(sources: list[int], words: list[int], delivered: list[int]) -> None:

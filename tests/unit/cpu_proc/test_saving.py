@@ -127,9 +127,9 @@ def close(machine: Machine) -> None:
         (lambda folder: (folder / "state").write_bytes(b""), "is broken"),
         (lambda folder: (folder / "state").write_bytes(packed([1])), "no state of version"),
         (lambda folder: (folder / "state").write_bytes(packed({"version": 99})), "no state of version"),
-        (lambda folder: (folder / "state").write_bytes(packed({"version": 2})), "is broken"),
+        (lambda folder: (folder / "state").write_bytes(packed({"version": saving.VERSION})), "is broken"),
         (
-            lambda folder: (folder / "state").write_bytes(packed({"version": 2, "machine": {"harts": 2}})),
+            lambda folder: (folder / "state").write_bytes(packed({"version": saving.VERSION, "machine": {"harts": 2}})),
             "is of another machine",
         ),
         (lambda folder: flip(folder / "ram", 60), "damaged"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -462,3 +462,54 @@ def test_no_page_a_device_can_write_fails_the_cpu_process(plant: Plant, data: so
     finally:
         page.shared.u8[:] = saved
         plant.root.add(plant.function)
+
+
+def test_functions_of_one_slot_are_told_apart_and_share_its_wires() -> None:
+    irq, lines = IrqPage(anonymous(IrqPage.SIZE)), dict[int, int]()
+    root = Root(AddressSpace(), irq, [mm.PCIE_MMIO], lines.__setitem__, lambda: None)
+    made = []
+    for number in (0, 5):
+        page = fake.make_page(irq_base=8 + 16 * number)
+        made.append(Function(f"dev{number}", SLOT, page, fake.DOORBELLS, lambda _who: None))
+        made[-1].function = number
+        root.add(made[-1])
+
+    root.write(COMMAND + 5 * 0x1000, 2, 2)
+    assert [root.read(CONFIG + number * 0x1000, 4) for number in (0, 1, 5)] == [0x11E8_1234, -1, 0x11E8_1234]
+    assert [root.read(COMMAND + number * 0x1000, 2) for number in (0, 5)] == [0, 2]
+    assert len({row[0] for row in root.rows()}) == 2
+
+    for levels, wire in (((1, 1), 1), ((0, 1), 1), ((0, 0), 0), ((1, 0), 1)):
+        for function, level in zip(made, levels, strict=True):
+            irq.raise_(function.page.irq_base, level)
+        root.scan()
+        assert lines[INTX] == wire
+
+
+class Watched(Function):
+    """A function that says when its words are looked at."""
+
+    looks: ClassVar[list[str]] = []
+
+    def words(self, irq: IrqPage) -> list[int]:
+        self.looks.append(self.id)
+        return super().words(irq)
+
+
+def test_a_message_costs_no_look_at_other_functions_and_none_is_forgotten(plant: Plant) -> None:
+    for number in range(1, 8):
+        function = Watched(f"o{number}", SLOT, fake.make_page(irq_base=64 + 8 * number), 0, lambda _who: None)
+        function.function = number
+        plant.root.add(function)
+    plant.root.scan()  # who was added is looked at once
+    plant.enable()
+    plant.vector(1, 40)
+    plant.root.write(MESSAGE_CONTROL, 2, ENABLE | MASK_ALL)
+    Watched.looks.clear()
+
+    plant.message(1)
+    plant.root.scan()
+    assert plant.delivered == []
+    plant.root.write(MESSAGE_CONTROL, 2, ENABLE)
+    assert plant.delivered == [40]
+    assert Watched.looks == []
