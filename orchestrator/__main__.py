@@ -33,11 +33,14 @@ _VERBS = {  # verb → module; only the module of the verb that was given is loa
     "restart": "control",
     "link": "link",
     "fault": "fault",
+    "reload": "change",
+    "swap": "change",
     "attach": "plug",
     "detach": "plug",
     "snapshot": "snapshot",
     "gdb": "gdb",
     "image": "images",
+    "render": "render",
     "doctor": "doctor",
 }
 
@@ -71,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BusvmError as error:
-        from orchestrator.output import error_text
+        from orchestrator.output import failed
 
-        print(error_text(error), file=sys.stderr)
-        return error.exit_status
+        return failed(error)
     except BrokenPipeError:  # `orchestrator logs | head`
         sys.stdout = None
         return 0

@@ -15,9 +15,9 @@ import shutil
 import sys
 from html import escape
 
-from orchestrator import plan
+from orchestrator import output, plan
 from protocol.errors import BusvmError, HostError
-from protocol.names import VM_PATTERN, Runtime
+from protocol.names import Runtime
 
 _CONFIG = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -83,16 +83,13 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: RET503 - execvp do
     parser.add_argument("--monitor", action="store_true", help="let everybody on it listen (vm.bus-monitor)")
     parser.add_argument("--print-address", action="store_true", help="print the bus's address when it is ready")
     options = parser.parse_args(arguments)
-    if not VM_PATTERN.match(options.vm):
-        parser.error(f"--vm {options.vm!r}: letters, digits, _ . -, up to 31")
-    runtime = Runtime(options.vm)
+    runtime = output.runtime_of(parser, options.vm)
     os.umask(0o077)
     try:
         runtime.prepare()
         prepare(runtime, monitor=options.monitor)
     except BusvmError as error:
-        sys.stderr.write(f"error: {error.message}" + (f" ({error.hint})\n" if error.hint else "\n"))
-        return error.exit_status
+        return output.failed(error)
     command = [*plan.bus_command(runtime), *(["--print-address"] if options.print_address else [])]
     os.execvp(command[0], command)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from orchestrator.plan import BUS, CPU
 from orchestrator.record import Record
 from protocol import names
 from protocol.bus import Bus, BusError, Disconnected
@@ -19,6 +21,7 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 _CONNECT_S = 5.0
+_RETURN_S, _AGAIN_S = 2.0, 0.05  # for a bus that was killed to be there again
 
 T = TypeVar("T")
 
@@ -37,10 +40,16 @@ class Client:
         Raises:
             NotFound: no VM of that name runs.
         """
-        try:
-            return cls(await asyncio.wait_for(Bus.connect(runtime.bus_address), _CONNECT_S), runtime)
-        except HostError as error:
-            raise NotFound(f"no VM named {runtime.vm!r} runs", hint="`orchestrator ps` lists those that do") from error
+        patience = time.monotonic() + _RETURN_S
+        while True:
+            try:
+                return cls(await asyncio.wait_for(Bus.connect(runtime.bus_address), _CONNECT_S), runtime)
+            except HostError as error:
+                if time.monotonic() < patience and _lost_its_bus(runtime):
+                    await asyncio.sleep(_AGAIN_S)
+                    continue
+                hint = "`orchestrator ps` lists those that do"
+                raise NotFound(f"no VM named {runtime.vm!r} runs", hint=hint) from error
 
     async def machine(self, member: str, signature: str = "", *body: Any, timeout_s: float = 5.0) -> list[Any]:
         """Call a method of Machine1."""
@@ -92,6 +101,19 @@ class Client:
         path, call_s = names.device_path(device_id), timeout_s + 15.0
         await self.bus.call(MACHINE_NAME, path, FUNCTION1, "Eject", "bd", [force, timeout_s], timeout_s=call_s)
 
+    async def replace(self, device_id: str, newcomer: str, *, timeout_s: float) -> None:
+        """Have another process, by its unique name, go on in the place of the one that serves a device.
+
+        Raises:
+            BusError: it does not; the one before serves on.
+        """
+        path = names.device_path(device_id)
+        await self.bus.call(MACHINE_NAME, path, FUNCTION1, "Replace", "s", [newcomer], timeout_s=timeout_s)
+
+    async def device(self, device_id: str) -> dict[str, Any]:
+        """Return Device1 of a device."""
+        return await self.properties(names.device_name(device_id), names.device_path(device_id), DEVICE1)
+
     async def ports(self) -> list[dict[str, Any]]:
         """Return Port1 of every hot-plug port."""
         return [shown[PORT1] for shown in (await self.objects()).values() if PORT1 in shown]
@@ -99,6 +121,14 @@ class Client:
     def close(self) -> None:
         """Disconnect."""
         self.bus.close()
+
+
+def _lost_its_bus(runtime: Runtime) -> bool:
+    """Tell whether a VM runs whose bus was killed, with a supervisor that starts it again."""
+    found = Record.read(runtime)
+    if found is None or not found.orchestrator.is_alive():
+        return False
+    return found.entries[CPU].is_alive() and not found.entries[BUS].is_alive()
 
 
 async def _with(runtime: Runtime, action: Callable[[Client], Awaitable[T]]) -> T:

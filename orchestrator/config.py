@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import naming, networks, schema, sharing
+from orchestrator import naming, networks, schema, sharing, slots
 from orchestrator.keys.key import Key, Kind
 from orchestrator.keys.machine import MEMORY_LEAST, MEMORY_STEP
 from orchestrator.keys.types import DEVICE_TYPES, IVSHMEM, NETWORK_CARDS
@@ -32,6 +32,20 @@ Rows = tuple[tuple[str, Any], ...]
 """The keys of a ``[[load]]`` or ``[[fw-cfg]]`` that say something, with their values."""
 
 
+_FIXED = (
+    "id",
+    "type",
+    "bus",
+    "addr",
+    "start",
+    "restart",
+    "args",
+    "plugged",
+    "sandbox",
+    "spare",
+)  # keys of every device
+
+
 @dataclass(frozen=True)
 class Device:
     """One ``[[device]]``; ``options`` are the keys of its type that were given or have a default."""
@@ -44,6 +58,8 @@ class Device:
     args: tuple[str, ...]
     plugged: bool = True
     sandbox: bool = True
+    spare: bool = False
+    addr: str = ""
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -59,6 +75,7 @@ class Config:
     engine: str
     perf_map: bool
     bus_monitor: bool
+    forks: bool
     kernel: Path | None
     initrd: Path | None
     cmdline: str
@@ -143,6 +160,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
         engine=vm["engine"],
         perf_map=reader.perf_map(vm),
         bus_monitor=vm["bus-monitor"],
+        forks=vm["fork-devices"],
         kernel=boot["kernel"],
         initrd=boot["initrd"],
         cmdline=boot["cmdline"],
@@ -162,13 +180,13 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     )
 
 
-def described(device_id: str, kind: str, settings: Iterable[str]) -> Device:
-    """Return a device behind a port from ``KEY=VALUE`` texts; relative paths are relative to the working folder.
+def described(device_id: str, kind: str, settings: Iterable[str], bus: str = "pcie") -> Device:
+    """Return a device on ``bus`` from ``KEY=VALUE`` texts; relative paths are relative to the working folder.
 
     Raises:
         ConfigError: naming the key.
     """
-    given: dict[str, Any] = {"id": device_id, "type": kind, "bus": "pcie"}
+    given: dict[str, Any] = {"id": device_id, "type": kind, "bus": bus}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or key.strip() in given:
@@ -389,17 +407,15 @@ class _Reader:
                 first = self._places.of("device", lines[device.id], "id")
                 raise self.error(where, f"{device.id!r} is taken", f"first used at {first}")
             lines[device.id] = index
-            slots = len(schema.SLOTS[device.bus])
-            if sum(other.bus == device.bus for other in devices) == slots:
-                raise self.error(("device", index), f"no slot left: {slots} devices on {device.bus} at most")
             devices.append(device)
         ports, most = empty_ports + sum(device.bus == "pcie" for device in devices), len(schema.SLOTS["pcie"])
         if ports > most:
             raise self.error(("vm", "hotplug-ports"), f"{ports} ports with those of devices", f"{most} at most")
-        on_bus_0 = sum(device.bus == "pci" for device in devices)
-        if ports + on_bus_0 > len(schema.SLOTS["pci"]):
-            hint = f"{len(schema.SLOTS['pci'])} at most"
-            raise self.error(("vm", "hotplug-ports"), f"{ports} ports and {on_bus_0} devices on PCI bus 0", hint)
+        try:
+            slots.assign(devices, ports)
+        except slots.Misplaced as error:
+            key = (error.key,) if error.key else ()
+            raise self.error(("device", error.index, *key), error.text, error.hint) from None
         return tuple(devices)
 
     def device(self, given: dict[str, Any], index: int) -> Device:
@@ -426,8 +442,7 @@ class _Reader:
             raise self.error(
                 (*path, "plugged"), "only a device behind a port comes later", 'bus = "pcie", start = "auto"'
             )
-        every = ("id", "type", "bus", "start", "restart", "args", "plugged", "sandbox")
-        fixed = {name: values.pop(name) for name in every}
+        fixed = {name: values.pop(name) for name in _FIXED}
         return Device(**fixed, options=tuple((name, value) for name, value in values.items() if value is not None))
 
     def _back_end(self, values: dict[str, Any], path: tuple[str | int, ...]) -> None:

@@ -13,6 +13,7 @@ _ERROR = re.compile(r"(?:.*?: )?error: (.*)")
 _HINT = re.compile(r"\s*hint: (.*)")
 _LOAD = re.compile(r"(?:--)?load (\d+)\b")
 _OFF = re.compile(r"state=off reason='exit status (-?\d+)'")
+_CHATTER = re.compile(r"time=\S+ level=(?:info|debug) ")  # who serves writes into the log of who stands by, too
 _LOGGED = re.compile(r"time=\S+ level=(?:error|critical) .*\bmsg=(.*)")
 
 
@@ -31,6 +32,13 @@ def last_words(lines: Sequence[str]) -> str:
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logged = _LOGGED.fullmatch(line)
     return logged[1].strip('"') if logged else line
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Return in one line why a process ended: its last error, with the hint, or else the last that it said."""
+    lines = [line for line in lines if not _CHATTER.match(line)]
+    message, hint = said(lines)
+    return f"{message} ({hint})" if message and hint else message or last_words(lines)
 
 
 def logged_exit(lines: Sequence[str]) -> int | None:

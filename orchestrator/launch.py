@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from orchestrator import bus_daemon, leftovers, record, sandboxes, spawn
+from orchestrator.forks import Forks
 from orchestrator.lock import Lock
 from orchestrator.plan import BUS, CPU, Plan, Process
 from orchestrator.record import BY_HAND, RUNNING, UNPLUGGED, Entry, Record
@@ -39,18 +40,27 @@ class Running:
     record: Record
     children: dict[str, Child] = field(default_factory=dict)
     adopted: bool = False
+    forks: Forks | None = None
 
-    def start(self, name: str) -> Child:
-        """Start the process ``name`` of the plan, and record it."""
+    def start(self, name: str, standing_by: Child | None = None) -> Child:
+        """Start the process ``name`` of the plan, if it does not stand by already, and record it."""
         process = self.plan.process(name)
+        if name == BUS:
+            bus_daemon.prepare(self.runtime, monitor=self.plan.monitor)
         with _unwinding:
-            child = spawn.start_bus(process) if name == BUS else spawn.start(process)
+            child = standing_by or (spawn.start_bus(process) if name == BUS else spawn.start(process, forks=self.forks))
             child.entry.restarts = self.record.entries[name].restarts
             self.keep(child)
         if name == BUS:
             self.runtime.bus_socket.chmod(0o600)  # dbus-daemon opens it to all and trusts its own check alone
         logger.info("started %s, pid %d: %s", name, child.entry.pid, process.command)
         return child
+
+    def fork(self) -> None:
+        """Have device processes be forks from here on, if that is wanted."""
+        if self.plan.forks:
+            self.forks = Forks(self.plan.restartable, self.runtime.logs / "forks.log")
+            self.forks.begin()
 
     def keep(self, child: Child) -> None:
         """Record a process that runs."""
@@ -73,6 +83,13 @@ class Running:
             self.record.entries[process.id] = Entry(process.id, UNPLUGGED)
         self.record.write(self.runtime)
 
+    def exchange(self, process: Process, back_ends: Collection[Process]) -> None:
+        """Have a device be served by another process of the plan, with these back-ends."""
+        self.plan = self.record.plan = self.plan.with_exchanged(process, back_ends)
+        for back_end in back_ends:
+            self.record.entries[back_end.id] = Entry(back_end.id)
+        self.record.write(self.runtime)
+
     def remove(self, names: Collection[str]) -> None:
         """Forget processes, which have ended."""
         for path in sandboxes.abandoned(s for p in self.plan.processes if p.id in names for s in p.sockets):
@@ -90,6 +107,8 @@ class Running:
         for child in self.children.values():
             child.reap()
             child.close()
+        if self.forks is not None:
+            self.forks.close()
         leftovers.remove_files(self.runtime, self.record.sockets)
         self.lock.release()
 
@@ -158,8 +177,8 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
     running = Running(plan, runtime, lock, Record.new(plan))
     try:
         check_room(plan)
-        bus_daemon.prepare(runtime, monitor=plan.monitor)
         running.record.write(runtime)
+        running.fork()
         running.start(BUS)
         running.start(CPU)
         waited = False
@@ -190,14 +209,18 @@ def _await_services(running: Running) -> None:
 
 
 def found(earlier: Record, runtime: Runtime, lock: Lock) -> Running | None:
-    """Take over what ``earlier`` says, if its machine and its bus still run."""
+    """Take over what ``earlier`` says, if its machine still runs."""
     running = Running(earlier.plan, runtime, lock, earlier, adopted=True)
     earlier.orchestrator = record.ourselves()
     for process in earlier.plan.processes:
-        child = spawn.adopt(process, earlier.entries[process.id])
+        entry = earlier.entries[process.id]
+        child = spawn.adopt(process, entry)
+        if child is None and entry.state not in (BY_HAND, UNPLUGGED):
+            child = spawn.adopt(process, spawn.unrecorded(process, entry))
         if child is not None:
+            earlier.entries[process.id] = child.entry
             running.children[process.id] = child
-    if BUS not in running.children or CPU not in running.children:
+    if CPU not in running.children:
         for child in running.children.values():
             child.close()
         return None

@@ -76,7 +76,7 @@ def clean(runtime: Runtime, found: Record | None) -> list[str]:
         did += [f"{entry.id} (pid {entry.pid})" for entry in alive]
         end_processes(runtime, alive)
     for name in abandoned_names(runtime):
-        did.append(f"/dev/shm/{name}")
+        did.append(str(SHM / name))
         (SHM / name).unlink(missing_ok=True)
     for path in sandboxes.abandoned(found.sockets) if found else ():
         did.append(str(path))

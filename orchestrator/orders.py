@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from orchestrator import report
 from orchestrator.vms import Vm
 from protocol.errors import BusvmError
 from protocol.names import Runtime
+
+logger = logging.getLogger(__name__)
 
 _ORDER, _ANSWER = "order.", "answer."
 _POLL_S = 0.02
@@ -26,6 +30,25 @@ class Order:
     verb: str
     body: dict[str, Any]
     place: Path
+
+    @property
+    def device(self) -> str:
+        """The device that it is about."""
+        return str(self.body["device"])
+
+    async def carry_out(self, work: Awaitable[None]) -> None:
+        """Do what was ordered, and tell who gave the order how it went."""
+        error = None
+        logger.info("asked to %s %s", self.verb, self.device)
+        try:
+            await work
+        except BusvmError as refused:
+            error = refused
+        except TimeoutError:
+            error = BusvmError("the machine does not answer")
+        if error:
+            logger.warning("cannot %s %s: %s", self.verb, self.device, error.message)
+        self.answer(error)
 
     def answer(self, error: BusvmError | None) -> None:
         """Tell who gave it how it went."""

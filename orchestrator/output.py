@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from protocol.errors import BusvmError
+from protocol.names import VM_PATTERN, Runtime
 
 
 def line(text: str) -> None:
@@ -28,9 +30,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def error_text(error: BusvmError) -> str:
-    """Return the one line about ``error``."""
-    return f"error: {error.message}" + (f" ({error.hint})" if error.hint else "")
+def failed(error: BusvmError) -> int:
+    """Print the one line about ``error``; return the exit status."""
+    sys.stderr.write(f"error: {error.message}" + (f" ({error.hint})\n" if error.hint else "\n"))
+    return error.exit_status
+
+
+def runtime_of(parser: argparse.ArgumentParser, vm: str) -> Runtime:
+    """Return where the VM is that ``--vm`` names; if that is no name, say so and end."""
+    if not VM_PATTERN.match(vm):
+        parser.error(f"--vm {vm!r}: letters, digits, _ . -, up to 31")
+    return Runtime(vm)
 
 
 def size(octets: int) -> str:

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import networks, sandboxes, schema, sharing
+from orchestrator import networks, sandboxes, schema, sharing, slots
 from orchestrator.config import Config, Device, Rows
 from orchestrator.keys.types import DEVICE_TYPES
 from protocol.names import Runtime
 
 BUS, CPU = "bus", "cpu"
+BACK_END_TYPE = "vhost-user back-end"
 BACK_END = ".backend"  # behind the id of its device
 _COMMAND_WAIT_S = 10  # for a back-end that starts at the same time
 
@@ -33,7 +34,7 @@ class Process:
     start: str = "auto"
     restart: str = "no"
     slot: str | None = None
-    """Of a device: its slot of PCI, ``mmio0`` to ``mmio7``, or ``pcie`` and its port, if that is kept for it."""
+    """Of a device: its slot of PCI, perhaps with a function, ``mmio0``, ``platform0``, or ``pcie`` and its port."""
     serves: str | None = None
     """Of what is no device but started again like one: the device whose back-end it is, ``hub`` or ``service``."""
     listens: str | None = None
@@ -44,6 +45,20 @@ class Process:
     """Whether ``attach`` has brought it; it goes with ``detach``."""
     sockets: tuple[str, ...] = ()
     """Where it listens, outside of the VM's folder."""
+    spare: bool = False
+    """Of a device: whether a second process stands by."""
+    instead: tuple[Process, ...] = ()
+    """Of a device that ``swap`` has brought: the processes that the configuration has in its place."""
+    brought: bool = False
+    """Of a back-end: whether ``swap`` has brought it."""
+
+    @property
+    def module(self) -> str:
+        """The module that it runs, if it is Python and a device, a hub or a service; "" of other programs."""
+        words = [word for word in self.argv[:4] if word != "-P"]
+        if words[:2] != [sys.executable, "-m"] or self.type in (CPU, BACK_END_TYPE):
+            return ""
+        return words[2]
 
     @property
     def command(self) -> str:
@@ -53,7 +68,9 @@ class Process:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Process:
         """Return the process that ``asdict`` made plain values of."""
-        return cls(**{**value, "argv": tuple(value["argv"]), "sockets": tuple(value.get("sockets", ()))})
+        instead = tuple(cls.from_json(process) for process in value.get("instead", ()))
+        lists = {"argv": tuple(value["argv"]), "sockets": tuple(value.get("sockets", ())), "instead": instead}
+        return cls(**{**value, **lists})
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class Plan:
     """What devices that come later can join."""
     monitor: bool = False
     """Everybody on the bus may listen to it."""
+    forks: bool = False
+    """Device processes are forks of one that has loaded what they need."""
 
     def of_device(self, name: str) -> tuple[Process, ...]:
         """Return the processes of a device: its back-end, if it has one, and its own; none if there is no such."""
@@ -88,10 +107,19 @@ class Plan:
         """Return it without these processes."""
         return replace(self, processes=tuple(p for p in self.processes if p.id not in names))
 
-    @property
-    def declared(self) -> Plan:
-        """What the configuration said, without what was added since."""
-        return self.without([p.id for p in self.processes if p.added])
+    def with_exchanged(self, process: Process, back_ends: Collection[Process]) -> Plan:
+        """Return it with another process of a device, and back-ends that come with it."""
+        kept = [process if p.id == process.id else p for p in self.processes]
+        return replace(self, processes=(*kept, *back_ends))
+
+    def is_of(self, planned: Plan) -> bool:
+        """Tell whether it began as ``planned``: without what was added, and with what was swapped, since."""
+        began = [was for p in self.processes if not (p.added or p.brought) for was in (p.instead or (p,))]
+
+        def plain(plan: Plan, processes: Collection[Process]) -> Plan:
+            return replace(plan, processes=tuple(sorted(processes, key=lambda process: process.id)))
+
+        return plain(self, began) == plain(planned, planned.processes)
 
     @property
     def devices(self) -> tuple[Process, ...]:
@@ -137,18 +165,17 @@ def make(
     With ``state`` the machine goes on from what was saved there.
     """
     bus = Process(BUS, BUS, bus_command(runtime), str(runtime.logs / "bus.log"))
-    ports = range(schema.FIRST_PORT, schema.FIRST_PORT + config.ports)
-    free = {bus: iter([n for n in slots if bus != "pci" or n not in ports]) for bus, slots in schema.SLOTS.items()}
+    places = slots.assign(config.devices, config.ports)
     devices = tuple(
         _device(
             config.folder,
             device,
-            _slot(device.bus, next(free[device.bus])),
+            slot,
             runtime,
             config.services,
             debug=device.id in debug,
         )
-        for device in config.devices
+        for device, slot in zip(config.devices, places, strict=True)
     )
     cpu = _cpu(config, devices, runtime, guest, stop_at_start=stop_at_start, state=state)
     back_ends = tuple(found for device in config.devices if (found := _back_end(config.folder, device, runtime)))
@@ -165,6 +192,7 @@ def make(
         symbols=str(config.symbols) if config.symbols else None,
         services=config.services,
         monitor=config.bus_monitor,
+        forks=config.forks,
     )
 
 
@@ -179,10 +207,6 @@ def added(
     own = _device(folder, device, device.bus, runtime, services, debug=False)
     back_end = _back_end(folder, device, runtime)
     return tuple(replace(process, plugged=False, added=True) for process in (back_end, own) if process)
-
-
-def _slot(bus: str, number: int) -> str:
-    return str(number) if bus == "pci" else f"{bus}{number}"
 
 
 def bus_command(runtime: Runtime) -> tuple[str, ...]:
@@ -289,6 +313,7 @@ def _device(
         slot,
         plugged=device.plugged,
         sockets=sandboxes.sockets(dict(device.options), folder),
+        spare=device.spare,
     )
 
 
@@ -310,7 +335,7 @@ def _back_end(folder: Path, device: Device, runtime: Runtime) -> Process | None:
     name = f"{device.id}{BACK_END}"
     return Process(
         name,
-        "vhost-user back-end",
+        BACK_END_TYPE,
         tuple(_replaced(word, places) for word in command),
         str(runtime.logs / f"{name}.log"),
         str(folder),

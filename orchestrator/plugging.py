@@ -49,21 +49,12 @@ class Plugger:
 
     async def obey(self, order: Order) -> None:
         """Carry out an order and answer it."""
-        device_id, error = str(order.body["device"]), None
-        logger.info("asked to %s %s", order.verb, device_id)
-        try:
-            if order.verb == ATTACH:
-                added = tuple(Process.from_json(process) for process in order.body["processes"])
-                await self._attach(device_id, added)
-            else:
-                await self._detach(device_id, bool(order.body["force"]), float(order.body["timeout"]))
-        except BusvmError as refused:
-            error = refused
-        except TimeoutError:
-            error = BusvmError("the machine does not answer")
-        if error:
-            logger.warning("cannot %s %s: %s", order.verb, device_id, error.message)
-        order.answer(error)
+        if order.verb == ATTACH:
+            added = tuple(Process.from_json(process) for process in order.body["processes"])
+            work = self._attach(order.device, added)
+        else:
+            work = self._detach(order.device, bool(order.body["force"]), float(order.body["timeout"]))
+        await order.carry_out(work)
 
     # coming
 
@@ -164,7 +155,6 @@ class Plugger:
             child = self._running.children.pop(name, None)
             if child is not None:
                 await self._end(child)
-                child.close()
             self._running.note(name, UNPLUGGED)
         added = [n for n in names if self._running.plan.process(n).added]
         if added:

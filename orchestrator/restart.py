@@ -1,11 +1,13 @@
-"""Whether and when a device that ended is started again: pure, time is an argument."""
+"""Whether and when a device that ended is started again: pure, time is an argument.
+
+There is no last attempt: the guest waits for its device, and what is missing on the host may come.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-QUICK_S = 10.0  # a process that lived longer than this is a fresh case
-ATTEMPTS = 6
+QUICK_S = 1.0  # a process that lived longer than this had joined its machine, and served: a fresh case
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 
@@ -29,7 +31,7 @@ class Policy:
 
     def __init__(self, restart: str) -> None:
         self._restart = restart
-        self._quick = 0
+        self._delay_s = 0.0
 
     def ended(self, status: int | None, lived_s: float) -> Again | GiveUp:
         """Decide after the process ended with ``status`` (negative: a signal; ``None``: unknown)."""
@@ -38,10 +40,7 @@ class Policy:
         if self._restart == "on-failure" and status == 0:
             return GiveUp('it ended with status 0 and restart is "on-failure"')
         if lived_s >= QUICK_S:
-            self._quick = 0
-        self._quick += 1
-        if self._quick > ATTEMPTS:
-            return GiveUp(f"it ended {self._quick} times within {QUICK_S:.0f} s of its start")
-        if self._quick == 1:
-            return Again(0.0)
-        return Again(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** (self._quick - 2)))
+            self._delay_s = 0.0
+        delay_s = self._delay_s
+        self._delay_s = min(_LONGEST_DELAY_S, 2 * delay_s or _FIRST_DELAY_S)
+        return Again(delay_s)

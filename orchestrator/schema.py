@@ -13,8 +13,10 @@ from orchestrator.keys.key import Key, Kind
 from protocol.sizes import format_size
 
 # slot 0 of PCI bus 0 is the host bridge; the ports that pcie devices are behind take slots from FIRST_PORT on
+# a slot of PCI has eight functions
 SLOTS = {"pci": range(1, 32), "pcie": range(16), "mmio": range(8), "platform": range(32)}
 FIRST_PORT = 16
+FUNCTIONS = 8
 
 RESERVED_IDS = frozenset({"bus", "cpu", "console", "machine", "orchestrator"})  # names of other processes' logs
 PYTHON_PREFIX = "python:"

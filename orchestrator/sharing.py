@@ -142,8 +142,7 @@ def options(
 
 def service_options(service: Service, runtime: Runtime) -> list[str]:
     """Return the arguments of a service's process."""
-    # outside the sandbox: a server that was started again looks whose processes the peers of before are
-    found = ["--no-sandbox", "--bus", runtime.bus_address, "--id", service.id, f"--socket={service.place(runtime)}"]
+    found = ["--bus", runtime.bus_address, "--id", service.id, f"--socket={service.place(runtime)}"]
     found += [f"--size={service.size}", f"--vectors={service.vectors}"]
     found += [f"--link={runtime.ivshmem_socket(service.id)}"] if service.socket else []  # where VM/ID looks
     return found + ([f"--memory={service.memory}"] if service.memory else [])

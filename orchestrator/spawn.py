@@ -11,25 +11,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.forks import Fork, Forks
 from orchestrator.plan import Process
 from orchestrator.record import RUNNING, Entry, start_time
 from protocol.errors import HostError
 
 _READY_S = 10.0
+KILL_S = 3.0  # from SIGTERM to SIGKILL
+_POLL_S = 0.02
 _SANDBOX = ", for it made a system call that its sandbox forbids (docs/security.md)"
+
+Started = subprocess.Popen[bytes] | Fork
 
 
 class Child:
     """A running process, ours or adopted from an orchestrator that died."""
 
-    def __init__(self, process: Process, entry: Entry, popen: subprocess.Popen[bytes] | None, log_from: int) -> None:
+    def __init__(self, process: Process, entry: Entry, started: Started | None, log_from: int) -> None:
         self.process = process
         self.entry = entry
         self.log_from = log_from
         """Where in the log file this incarnation's lines begin."""
         self.began = time.monotonic()
         self.status: int | None = None
-        self._popen = popen
+        self._started = started
         self._pidfd = os.pidfd_open(entry.pid)
         self._unwatch: Callable[[], object] = lambda: None
 
@@ -57,12 +62,14 @@ class Child:
 
         Until the status is taken the pid cannot be a stranger's; afterwards nothing is signalled any more. The pid
         is not asked of the entry, where an ended process has 0: group 0 would be our own. An adopted process has
-        another parent, which is told its status; ``status`` stays ``None``.
+        another parent, which is told its status, and so has a fork whose server is gone; ``status`` stays ``None``.
         """
-        if self._popen is not None and self._popen.returncode is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            self.status = self._popen.wait()
+        started, self._started = self._started, None
+        if started is None or (isinstance(started, Fork) and not started.is_kept):
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(started.pid, signal.SIGKILL)
+        self.status = started.wait()
 
     def close(self) -> None:
         """Forget it."""
@@ -71,8 +78,10 @@ class Child:
         os.close(self._pidfd)
 
 
-def start(process: Process, *, extra: tuple[str, ...] = (), pass_fds: tuple[int, ...] = ()) -> Child:
-    """Start ``process``.
+def start(
+    process: Process, *, extra: tuple[str, ...] = (), pass_fds: tuple[int, ...] = (), forks: Forks | None = None
+) -> Child:
+    """Start ``process``, as a fork if it can be one.
 
     Raises:
         HostError: its program or its log file cannot be used.
@@ -81,21 +90,44 @@ def start(process: Process, *, extra: tuple[str, ...] = (), pass_fds: tuple[int,
     try:
         with log.open("ab") as file:
             log_from = file.tell()
-            popen = subprocess.Popen(
-                [*process.argv, *extra],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                cwd=process.cwd,
-                env={**os.environ, **process.env},
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+            argv, env = [*process.argv, *extra], environment(process)
+            started: Started | None = None
+            if forks is not None:
+                started = forks.start(process, argv, file.fileno(), env, pass_fds)
+            if started is None:
+                started = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    cwd=process.cwd,
+                    env=env,
+                    pass_fds=pass_fds,
+                    start_new_session=True,
+                )
     except OSError as error:
         what = error.filename if isinstance(error.filename, str) else process.argv[0]
         raise HostError(f"cannot start {process.id}: {what}: {error.strerror}") from error
-    entry = Entry(process.id, RUNNING, popen.pid, start_time(popen.pid) or 0)
-    return Child(process, entry, popen, log_from)
+    entry = Entry(process.id, RUNNING, started.pid, start_time(started.pid) or 0)
+    return Child(process, entry, started, log_from)
+
+
+async def end(child: Child) -> None:
+    """End a process for good, by SIGKILL if it does not follow SIGTERM soon, and forget it."""
+    import asyncio
+
+    child.entry.signal(signal.SIGTERM)
+    deadline = time.monotonic() + KILL_S
+    while not child.has_ended and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+    child.entry.signal(signal.SIGKILL)
+    child.reap()
+    child.close()
+
+
+def environment(process: Process) -> dict[str, str]:
+    """Return the environment of a process of the plan."""
+    return {**os.environ, **process.env}
 
 
 def start_bus(process: Process) -> Child:
@@ -132,6 +164,31 @@ def adopt(process: Process, entry: Entry) -> Child | None:
         child.close()
         return None
     return child
+
+
+def unrecorded(process: Process, last: Entry) -> Entry:
+    """Return the entry of a process that was started by an orchestrator that died before it could record that.
+
+    It is known by its command, of which the address of the VM's bus is a part. Without one, ``last`` is returned.
+    """
+    wanted = [os.fsencode(word) for word in process.argv]
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == last.pid:
+            continue
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")[:-1]
+            is_ours = words[: len(wanted)] == wanted and os.stat(f"/proc/{name}").st_uid == os.getuid()
+        except OSError:
+            continue
+        more = words[len(wanted) :]
+        started = start_time(int(name))
+        if (
+            is_ours
+            and started
+            and all(word.startswith((b"--spare=", b"--beside=", b"--print-address=")) for word in more)
+        ):
+            return Entry(process.id, RUNNING, int(name), started, last.restarts + 1)
+    return last
 
 
 def tail(child: Child, most: int = 65536) -> list[str]:

@@ -14,13 +14,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 from orchestrator import faults, orders, requests, spawn
+from orchestrator.changing import RELOAD, SWAP, Changer
 from orchestrator.config import Config
 from orchestrator.launch import ENDING_SIGNALS, Running
 from orchestrator.plan import BUS, CPU
 from orchestrator.plugging import Plugger
 from orchestrator.record import BY_HAND, FAILED, RESTARTING, UNPLUGGED
 from orchestrator.report import Report
-from orchestrator.restart import Again, Policy
+from orchestrator.restart import Again, GiveUp, Policy
+from orchestrator.spares import Spares
 from orchestrator.spawn import Child, status_text
 from orchestrator.watch import Watcher
 from protocol.errors import SOFTWARE, BusvmError, HostError
@@ -29,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for a guest to power down
 _QUIT_S = 5.0
-_KILL_S = 3.0
-_POLL_S = 0.02
+_SPARE_S = 0.5  # from a start until another process is loaded to stand by
 
 
 class Supervisor:
@@ -41,8 +42,11 @@ class Supervisor:
         self._config = config
         self._report = report
         self._watcher = Watcher(running, report)
+        self._spares = Spares(running)
         self._plugger = Plugger(running, self._begin, self._end_for_good)
+        self._changer = Changer(running, self._spares, self._look_after, self._anew)
         self._policies = {p.id: Policy(p.restart) for p in running.plan.restartable}
+        self._bus_policy = Policy("always")
         self._wanted: set[str] = set()  # devices whose end was asked for, to start anew
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked_down = 0
@@ -62,6 +66,8 @@ class Supervisor:
         for child in list(self._running.children.values()):
             child.watch(self._on_end)
         self._restart_dead()
+        for device in self._running.plan.restartable:
+            self._stand_by_soon(device.id)
         self._spawn(self._watcher.run())
         try:
             return await self._final
@@ -69,6 +75,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             self._watcher.close()
+            self._spares.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -95,8 +102,7 @@ class Supervisor:
         if name == CPU:
             self._machine_ended(child)
         elif name == BUS:
-            how = status_text(child.status)
-            self._finish(HostError(f"the bus of the VM {how}", hint=f"it said: {spawn.last_line(child) or 'nothing'}"))
+            self._spawn(self._bus_ended(child))
         else:
             self._spawn(self._device_ended(child))
 
@@ -123,15 +129,31 @@ class Supervisor:
             self._wanted.discard(name)
             await self._again(name, 0.0)
             return
-        if not await self._watcher.ask_has_run():
+        if not await self._has_begun():
             self._finish(faults.explain(self._config, name, how, child.status, spawn.tail(child)))
             return
-        decision = self._policies[name].ended(child.status, time.monotonic() - child.began)
-        if isinstance(decision, Again):
-            self._report.say(f"{name} {how}; starting it again")
-            await self._again(name, decision.delay_s)
-        else:
+        await self._again_after(name, how, self._policies[name].ended(child.status, time.monotonic() - child.began))
+
+    async def _bus_ended(self, child: Child) -> None:
+        """Start the bus again: data flows without it meanwhile, and everybody waits for it."""
+        how = status_text(child.status)
+        if not await self._has_begun():
+            said = spawn.last_line(child) or "nothing"
+            self._finish(HostError(f"the bus of the VM {how}", hint=f"it said: {said}"))
+            return
+        await self._again_after(BUS, how, self._bus_policy.ended(child.status, time.monotonic() - child.began))
+
+    async def _has_begun(self) -> bool:
+        """Tell whether the guest has begun to run; of a VM that was taken over it is taken for granted."""
+        return self._running.adopted or await self._watcher.ask_has_run()
+
+    async def _again_after(self, name: str, how: str, decision: Again | GiveUp) -> None:
+        if isinstance(decision, GiveUp):
             self._give_up(name, f"{name} {how} and stays down: {decision.reason}")
+            return
+        when = f" in {decision.delay_s:.1f} s" if decision.delay_s else ""
+        self._report.say(f"{name} {how}; starting it again{when}")
+        await self._again(name, decision.delay_s)
 
     def _give_up(self, name: str, text: str) -> None:
         logger.error("%s", text)
@@ -139,8 +161,8 @@ class Supervisor:
         self._report.say(f"{text} (`orchestrator restart {self._running.plan.vm} {name}` starts it)")
 
     async def _again(self, name: str, delay_s: float) -> None:
-        self._running.note(name, RESTARTING)
         if delay_s:
+            self._running.note(name, RESTARTING)
             await asyncio.sleep(delay_s)
         self._start(name)
 
@@ -152,20 +174,44 @@ class Supervisor:
         if old is not None:
             old.close()
         try:
-            child = self._running.start(name)
-        except HostError as error:
-            self._give_up(name, error.message)
+            child = self._running.start(name, self._spares.take(name))
+        except HostError as error:  # the host may have what is missing later: memory, descriptors, room for the log
+            policy = self._bus_policy if name == BUS else self._policies[name]
+            self._spawn(self._again_after(name, f"does not start ({error.message})", policy.ended(1, 0.0)))
             return
         logger.info("%s started again as pid %d", name, child.entry.pid)
         child.watch(self._on_end)
+        self._stand_by_soon(name)
+
+    def _stand_by_soon(self, name: str) -> None:
+        """Have the next one stand by once this one has joined: the host has no time for both."""
+        asyncio.get_running_loop().call_later(_SPARE_S, self._stand_by, name)
+
+    def _stand_by(self, name: str) -> None:
+        if not self._final.done():
+            self._spares.start(name)
 
     def _begin(self, name: str) -> None:
         """Start a process that is plugged in."""
+        self._look_after(self._running.start(name))
+
+    def _look_after(self, child: Child) -> None:
+        """See to a process that was not there from the start."""
+        name = child.process.id
         self._policies[name] = Policy(self._running.plan.process(name).restart)
-        self._running.start(name).watch(self._on_end)
+        child.watch(self._on_end)
+        self._stand_by_soon(name)
+
+    async def _anew(self, name: str) -> None:
+        """End a device's process, for the one that stands by to follow it."""
+        self._wanted.add(name)
+        self._spawn(self._end_device(self._running.children[name]))
 
     def _restart_dead(self) -> None:
-        """After taking over: start the devices that died while nobody looked."""
+        """After taking over: start what died while nobody looked."""
+        if BUS not in self._running.children:
+            self._report.say("the bus is not running; starting it again")
+            self._start(BUS)
         for device in self._running.plan.restartable:
             entry = self._running.record.entries[device.id]
             if device.id not in self._running.children and entry.state not in (BY_HAND, FAILED, UNPLUGGED):
@@ -177,7 +223,7 @@ class Supervisor:
     def _serve_requests(self) -> None:
         """Restart the devices that ``orchestrator restart`` left a request for; plug and unplug."""
         for order in orders.take(self._running.runtime):
-            self._spawn(self._plugger.obey(order))
+            self._spawn((self._changer if order.verb in (RELOAD, SWAP) else self._plugger).obey(order))
         for name in requests.take(self._running.runtime):
             if name not in self._policies:
                 continue
@@ -187,21 +233,18 @@ class Supervisor:
                 self._start(name)
             else:
                 self._wanted.add(name)
+                self._spares.forget(name)  # what it has loaded may be older than what is wanted
                 self._spawn(self._end_device(child))
 
     async def _end_device(self, child: Child) -> None:
         child.entry.signal(signal.SIGTERM)
-        await asyncio.sleep(_KILL_S)
+        await asyncio.sleep(spawn.KILL_S)
         if self._running.children.get(child.process.id) is child:
             child.entry.signal(signal.SIGKILL)
 
     async def _end_for_good(self, child: Child) -> None:
-        child.entry.signal(signal.SIGTERM)
-        deadline = time.monotonic() + _KILL_S
-        while not child.has_ended and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_S)
-        child.entry.signal(signal.SIGKILL)
-        child.reap()
+        self._spares.forget(child.process.id)
+        await spawn.end(child)
 
     def ask_down(self, status: int = 0) -> None:
         """Power the guest down; asked again, end it. ``status`` is the result where the guest does not decide."""
@@ -226,5 +269,5 @@ class Supervisor:
             await asyncio.sleep(_QUIT_S)
         machine = self._running.children[CPU].entry
         machine.signal(signal.SIGTERM)
-        await asyncio.sleep(_KILL_S)
+        await asyncio.sleep(spawn.KILL_S)
         machine.signal(signal.SIGKILL)

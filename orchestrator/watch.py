@@ -27,7 +27,7 @@ RUNS = frozenset({"running", "paused", "stalled", "off"})
 
 
 class Watcher:
-    """Follows one machine until its bus is gone."""
+    """Follows one machine, over one bus after the other."""
 
     def __init__(self, running: Running, report: Report) -> None:
         self.has_run = False
@@ -41,15 +41,17 @@ class Watcher:
     async def run(self) -> None:
         """Watch until the machine is gone."""
         self._announce_by_hand()
-        try:
-            await self._until_running()
-            while True:
-                await asyncio.sleep(_SLOW_POLL_S)
-                await self._look()
-        except Disconnected:
-            return  # the supervisor sees the end of the processes
-        except BusvmError as error:
-            logger.warning("no more news of the machine: %s", error.message)
+        while True:
+            try:
+                await self._until_running()
+                while True:
+                    await asyncio.sleep(_SLOW_POLL_S)
+                    await self._look()
+            except Disconnected:
+                continue  # the supervisor starts the bus again
+            except BusvmError as error:
+                logger.warning("no more news of the machine: %s", error.message)
+                return
 
     def _announce_by_hand(self) -> None:
         for device in self._running.plan.devices:
@@ -73,16 +75,17 @@ class Watcher:
             await asyncio.sleep(_POLL_S)
 
     async def _connected(self) -> Client:
-        if self._client is None:
+        if self._client is None or not self._client.bus.is_connected:
             from orchestrator.client import Client
 
+            self._client = None
             self._client = await Client.connect(self._running.runtime)
         return self._client
 
     async def _state(self) -> str:
         try:
             return await (await self._connected()).state()
-        except (NotFound, TimeoutError):
+        except (NotFound, TimeoutError, Disconnected):
             return "starting"
 
     def _show_progress(self) -> None:

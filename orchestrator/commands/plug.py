@@ -23,7 +23,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Start a device and plug it into a hot-plug port: one of vm.toml that is not plugged in, or with "
         "--type another, for which vm.hotplug-ports has left a port empty. Returns when it is there.",
     )
-    _add_names(parser)
+    add_names(parser)
     parser.add_argument("--type", metavar="TYPE", help="type of a device that vm.toml does not declare")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a key of it, such as image=data.img"
@@ -35,7 +35,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Take a device out of its hot-plug port once the guest has let go of it, and end its process. A "
         "guest with a hot-plug driver is asked to; in one without, remove the device through sysfs first.",
     )
-    _add_names(parser)
+    add_names(parser)
     parser.add_argument("--force", action="store_true", help="pull it out at once, whatever the guest does with it")
     parser.add_argument(
         "-t", "--timeout", metavar="SECS", type=float, default=_LET_GO_S, help="for the guest; default: %(default)s"
@@ -43,11 +43,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run_detach)
 
 
-def _add_names(parser: argparse.ArgumentParser) -> None:
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add the device, and perhaps the VM."""
     parser.add_argument("names", nargs="+", metavar="[VM] DEV", help="the device, after the VM if several run")
 
 
-def _meant(words: list[str]) -> tuple[Vm, str]:
+def meant(words: list[str]) -> tuple[Vm, str]:
+    """Return the VM and the device of ``add_names``.
+
+    Raises:
+        NotFound: there is no such VM, or none or several devices are named.
+    """
     vm, devices = vms.split(words)
     if len(devices) != 1:
         raise NotFound(f"which device of {vm.name!r}?", hint=f"one of `orchestrator ps {vm.name}`")
@@ -56,7 +62,7 @@ def _meant(words: list[str]) -> tuple[Vm, str]:
 
 def run_attach(options: argparse.Namespace) -> int:
     """Plug a device in."""
-    vm, device_id = _meant(options.names)
+    vm, device_id = meant(options.names)
     processes: tuple[plan.Process, ...] = ()
     if options.type is not None:
         assert vm.record is not None
@@ -75,7 +81,7 @@ def run_attach(options: argparse.Namespace) -> int:
 
 def run_detach(options: argparse.Namespace) -> int:
     """Unplug a device."""
-    vm, device_id = _meant(options.names)
+    vm, device_id = meant(options.names)
     body = {"device": device_id, "force": options.force, "timeout": options.timeout}
     orders.give(vm, plugging.DETACH, body, timeout_s=options.timeout + _MARGIN_S)
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator import client, output, record, vms
 from orchestrator.vms import Vm
-from protocol.errors import BusvmError
+from protocol.errors import BusvmError, ConfigError, NotFound
 
 DEAD = "dead"  # killed, with something left that `down` or `up` clears away
 _STOPPED = "stopped"  # by a debugger or a signal
@@ -19,11 +19,15 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("vm", nargs="?", metavar="VM", help="show the processes of this VM")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="names only")
+    parser.add_argument("--pid", metavar="ID", help="with VM: the pid of its process ID alone")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.pid is not None:
+        output.line(str(_pid(options.vm, options.pid)))
+        return 0
     if options.vm is not None:
         vm = vms.find(options.vm)
         shown = describe(vm)
@@ -55,6 +59,20 @@ def run(options: argparse.Namespace) -> int:
         ]
         output.table(["NAME", "STATE", "SUPERVISOR", "PROCESSES", "FILE"], rows)
     return 0
+
+
+def _pid(name: str | None, wanted: str) -> int:
+    """Return the pid of a process that runs; nothing is asked of the VM, so it is as fast as a shell loop needs it."""
+    if name is None:
+        raise ConfigError("--pid is of one VM's process", hint="orchestrator ps VM --pid ID")
+    found = vms.find(name).record
+    entry = found.entries.get(wanted) if found else None
+    if entry is None:
+        known = ", ".join(found.entries) if found else "none"
+        raise NotFound(f"no process {wanted!r} in {name!r}", hint=f"it has: {known}")
+    if not entry.is_alive():
+        raise NotFound(f"{wanted} does not run now")
+    return entry.pid
 
 
 def describe(vm: Vm) -> dict[str, Any]:

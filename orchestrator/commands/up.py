@@ -127,9 +127,10 @@ def bring_up(config: Config, planned: plan.Plan, runtime: Runtime, held: lock.Lo
             )
         adopted = launch.found(earlier, runtime, held)
         if adopted is not None:
+            adopted.fork()
             report.log_to_file(runtime)
             audience.say(f"VM {runtime.vm!r} runs already and nobody looked after it: taken over")
-            if earlier.plan.declared != planned:
+            if not earlier.plan.is_of(planned):
                 audience.say("its configuration has changed since: `down` and `up` apply that")
             return adopted
     try:

@@ -28,6 +28,14 @@ KEYS = (
     ),
     Key(
         "device",
+        "addr",
+        Kind.TEXT,
+        "Slot and function on PCI bus 0, in hexadecimal as lspci shows them: `3`, `1f.7`. Function 0 of a slot has to "
+        "be there. Without it devices get the slots that are left, in the order of the file.",
+        default="",
+    ),
+    Key(
+        "device",
         "plugged",
         Kind.FLAG,
         'Whether it is there from the start; with `bus = "pcie"` it may be plugged in later: `orchestrator attach`.',
@@ -56,6 +64,13 @@ KEYS = (
         "Whether the process gives up files, system calls and privileges that it does not need, once it has opened "
         "what the other keys name (docs/security.md). Never one that you start yourself.",
         default=True,
+    ),
+    Key(
+        "device",
+        "spare",
+        Kind.FLAG,
+        "Keep a second process loaded that takes over when the first dies, in half of the time a start takes.",
+        default=False,
     ),
     Key("device", "args", Kind.WORDS, "More arguments for the device process.", default=()),
     Key("device", "image", Kind.FILE, "Raw image or block device.", required=True, types=BLK, option="--image"),
@@ -124,6 +139,27 @@ KEYS = (
         most=64,
         types=BLK + VIRTIO_NET + VHOST_USER,
         option="--queues",
+    ),
+    Key(
+        "device",
+        "queue-size",
+        Kind.COUNT,
+        "Descriptors in each queue, a power of two; what is not said is 256 of a disk, 128 with a back-end.",
+        default=None,
+        least=4,
+        most=1024,
+        types=BLK + VHOST_USER,
+        option="--queue-size",
+    ),
+    Key(
+        "device",
+        "without",
+        Kind.WORDS,
+        "Features that the guest is not offered, such as `RING_PACKED`, so that the device can be swapped "
+        "for one that lacks them (docs/changing-devices.md).",
+        default=(),
+        types=BLK,
+        option="--without",
     ),
     Key("device", "serial", Kind.TEXT, "Serial number, up to 20 bytes.", default="", types=BLK, option="--serial"),
     Key(

@@ -26,6 +26,8 @@ class DeviceType:
 
     module: str
     doc: str
+    exclusive: bool = False
+    """Whether a second process cannot open what the first has of the host: addresses, connections."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,14 @@ KEYS = (
     ),
     Key(
         "vm",
+        "fork-devices",
+        Kind.FLAG,
+        "Start the processes of devices as forks of one that has loaded what they need, in milliseconds; they share "
+        "its memory and its layout of addresses (docs/security.md).",
+        default=True,
+    ),
+    Key(
+        "vm",
         "interrupts",
         Kind.TEXT,
         "Interrupt controllers: `aia` is APLIC and IMSIC, with MSI-X; `plic` is the plain PLIC, with INTx.",

@@ -73,10 +73,13 @@ async def converse(address: str) -> None:
         assert device.received is not None
         received = [device.received["ram"], *device.received["doorbells"]]
         assert len(set(received)) == 4
-        for fd in received:
-            os.close(fd)
-        for _ in range(5):  # of a message nobody takes they are closed
-            assert (await error_of(client, PATH, DEVICE1, "NoSuch", "a{sv}", [offer])).endswith("UnknownMethod")
+        # with the call they are closed, also those of a call that nobody takes, or that takes none
+        for member, error in (("NoSuch", "UnknownMethod"), ("Reset", "InvalidArgs"), ("Attach", "")):
+            calls = [client.call(name, PATH, DEVICE1, member, "a{sv}", [offer]) for _ in range(5)]
+            quick = [client.call(name, PATH, DEVICE1, "Detach") for _ in range(5)]  # in between, without any
+            mixed = [call for pair in zip(quick, calls, strict=True) for call in pair]
+            answers = await asyncio.gather(*mixed, return_exceptions=True)
+            assert all(str(getattr(answer, "name", "")).endswith(error) for answer in answers[1::2]), answers
         assert open_descriptors() == before
 
     # errors by kind, never a traceback

@@ -79,9 +79,9 @@ def test_who_serves_a_guest_may_be_killed_and_nobody_notices(cli: Cli) -> None:
             wait_for(lambda name=name: processes(cli)[name]["restarts"] == 1)  # type: ignore[misc]
         wait_for(lambda: '"away" 2' in shown("Counters") and '"resumed" 2' in shown("Counters"))
         assert me.wait_event(0.2) is None
-        os.kill(processes(cli)["lan"]["pid"], signal.SIGKILL)
+        for pid in [processes(cli)[name]["pid"] for name in ("lan", "shm0")]:
+            os.kill(pid, signal.SIGKILL)
         assert [me.wait_event(5), me.wait_event(10)] == [ServerGone(), ServerBack()]
-        os.kill(processes(cli)["shm0"]["pid"], signal.SIGKILL)
         wait_for(lambda: processes(cli)["shm0"]["restarts"] == 2)
         wait_for(lambda: shown("Peers").count('"busvm" false') == 3)
         assert (me.wait_event(0.2), me.peers) == (None, {0: 2, 1: 2})

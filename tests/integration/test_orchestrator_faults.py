@@ -132,19 +132,6 @@ def test_a_killed_machine_ends_the_vm_with_an_error(cli: Cli) -> None:
     assert left_of() == []
 
 
-def test_a_killed_bus_ends_the_vm_with_an_error(cli: Cli) -> None:
-    vm(cli)
-    process = cli.start("up")
-    wait_for(lambda: processes(cli).get("disk0", {}).get("state") == "attached")
-
-    os.kill(processes(cli)["bus"]["pid"], signal.SIGKILL)
-
-    assert process.wait(WAIT_S) == 4
-    assert process.stderr is not None
-    assert b"error: the bus of the VM was killed by SIGKILL" in process.stderr.read()
-    assert left_of() == []
-
-
 def test_up_cleans_what_a_killed_vm_left(cli: Cli) -> None:
     vm(cli, "run=q 3")
     cli.write("other.toml", f"[vm]\nname='{VM}'\n")

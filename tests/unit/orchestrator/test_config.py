@@ -157,11 +157,6 @@ def test_bad_input_is_named_with_line_key_and_hint(text: str, message: str, hint
         (DISK + 'bus = "pcie"\nplugged = false\nstart = "attach"\n', "vm.toml:6: device.plugged: only", "auto"),
         ("[vm]\nhotplug-ports = 16\n" + DISK + 'bus = "pcie"\n', "vm.toml:2: vm.hotplug-ports: 17 ports", "16 at most"),
         ("[vm]\nhotplug-ports = 17\n", "vm.toml:2: vm.hotplug-ports: 17 is out of range", "0 to 16"),
-        (
-            "[vm]\nhotplug-ports = 16\n" + "".join(DISK.replace("disk0", f"disk{n}") for n in range(16)),
-            "vm.toml:2: vm.hotplug-ports: 16 ports and 16 devices on PCI bus 0",
-            "31 at most",
-        ),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -183,9 +178,9 @@ def test_a_device_is_described_by_its_keys_alone() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_more_devices_than_slots() -> None:
-    text = "".join(DISK.replace("disk0", f"disk{index}") for index in range(32))
+    text = "".join(DISK.replace("disk0", f"disk{index}") for index in range(249))
 
-    with pytest.raises(ConfigError, match=r"vm\.toml:125: device: no slot left: 31 devices on pci at most"):
+    with pytest.raises(ConfigError, match=r"vm\.toml:993: device: no slot left: 248 devices on pci at most"):
         load(text)
 
 

@@ -68,6 +68,19 @@ def test_a_log_line_gives_its_message() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (["error: no room", "hint: make some", "noise"], "no room (make some)"),
+        (["python -m it: error: no room (make some)", "noise"], "no room (make some)"),
+        (["ValueError: no", "time=x level=info vm=v msg=attached"], "ValueError: no"),
+        (["time=x level=info vm=v msg=attached"], ""),
+    ],
+)
+def test_why_a_process_ended_is_its_last_error_or_else_the_last_that_is_no_chatter(lines: list[str], why: str) -> None:
+    assert faults.reason(lines) == why
+
+
+@pytest.mark.parametrize(
     ("lines", "status"),
     [([], None), (["msg=\"state=off reason='exit status 3'\""], 3), (["state=running reason=''"], None)],
 )

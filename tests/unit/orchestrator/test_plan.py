@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,22 @@ def test_what_is_added_is_part_of_the_plan_until_it_goes(tmp_path: Path) -> None
     assert [p.id for p in grown.of_device("more")] == ["more"]
     assert (added[0].slot, added[0].added, added[0].plugged, added[0].cwd) == ("pcie", True, False, str(tmp_path))
     assert plan.Plan.from_json(json.loads(json.dumps(grown.to_json()))) == grown
-    assert grown.declared == grown.without(["more"]) == declared
+    assert grown.without(["more"]) == declared
+    assert grown.is_of(declared)
     assert grown.of_device("cpu") == ()
+
+
+def test_what_is_swapped_stands_for_what_was_declared(tmp_path: Path) -> None:
+    declared = make(tmp_path, DISK)
+    (other,) = plan.added(config.described("disk0", "python:mydevice", []), Runtime("t"), tmp_path)
+    own = replace(other, added=False, plugged=True, instead=declared.of_device("disk0"))
+
+    swapped = declared.with_exchanged(own, [replace(own, id="disk0.backend", instead=(), brought=True)])
+
+    assert [p.type for p in swapped.devices if p.id == "disk0"] == ["python:mydevice"]
+    assert swapped.is_of(declared)
+    assert not swapped.is_of(declared.without(["disk0"]))
+    assert plan.Plan.from_json(json.loads(json.dumps(swapped.to_json()))) == swapped
 
 
 def test_what_boots_becomes_options_of_the_cpu_process(tmp_path: Path) -> None:
