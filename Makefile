@@ -73,7 +73,7 @@ run: install ## boot Debian and join its console; without apt, the embedded gues
 
 test: install ## run all tests, linters included
 	@$(functions); need dbus-daemon dbus; obtain || exit 1
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 lint: install ## run the linters alone
 	$(BIN)/python -m pytest tests/test_linters.py tests/test_imports.py

@@ -10,7 +10,7 @@ import time
 
 SUITES = (
     "cpu", "floating", "harts", "link", "start", "boot", "vhost_user", "disk_under_qemu", "disk", "network",
-    "ivshmem", "snapshots", "workloads",
+    "ivshmem", "snapshots", "workloads", "kills", "soak", "fleet", "containers",
 )  # fmt: skip
 
 

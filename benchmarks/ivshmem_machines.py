@@ -70,11 +70,11 @@ def ours(name: str, elf: Path, socket: Path, folder: Path) -> list[str]:
 
 
 def qemu(elf: Path, socket: Path, program: list[str] | None = None) -> list[str]:
-    """Return the command of a QEMU, the system's unless another ``program`` is given."""
+    """Return the command of a QEMU, the system's unless another ``program`` is given; two harts: docs/vhost-user.md."""
     return [
-        *(program or [QEMU]), "-M", "virt,aia=aplic-imsic", "-m", "128M", "-display", "none", "-monitor", "none",
-        "-serial", "stdio", "-kernel", str(elf), "-chardev", f"socket,path={socket},id=c",
-        "-device", "ivshmem-doorbell,vectors=1,chardev=c",
+        *(program or [QEMU]), "-M", "virt,aia=aplic-imsic", "-m", "128M", "-smp", "2",
+        "-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel", str(elf),
+        "-chardev", f"socket,path={socket},id=c", "-device", "ivshmem-doorbell,vectors=1,chardev=c",
     ]  # fmt: skip
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machines import disk_options, qemu_command
+from benchmarks.samples import ran_s
 from benchmarks.workloads.emulators import Busvm, Guest
 from benchmarks.workloads.image import Image
 
 SECONDS = 3
+IPERF3_PORT = 5201  # of the first server
 TAPS = {"tap": "10.8.1", "qtap": "10.8.2", "vtap": "10.8.3"}  # of our machine, of QEMU's device, of ours under QEMU
 _FIND = (
     "modprobe virtio_net; for each in /sys/class/net/*; do "
@@ -29,31 +31,33 @@ _RATE = re.compile(r"([\d.]+) Mbits/sec +receiver")
 class Namespace:
     """A network namespace with taps and an iperf3 that serves; what runs ``inside`` sees nothing of the host's."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int = 900) -> None:
+        """Make it; it ends after ``seconds`` by itself."""
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo; exec sleep 900"], stdout=subprocess.PIPE
+            ["unshare", "--net", "sh", "-c", f"echo; exec sleep {seconds}"], stdout=subprocess.PIPE
         )
         assert self._holder.stdout is not None
         self._holder.stdout.readline()
         self.inside = ["nsenter", "--target", str(self._holder.pid), "--net"]
-        self._server: subprocess.Popen[bytes] | None = None
+        self._servers: list[subprocess.Popen[bytes]] = []
 
-    def prepare(self) -> None:
-        """Make the taps, and serve."""
+    def prepare(self, servers: int = 1) -> None:
+        """Make the taps, and serve: so many transfers at a time, each at a port of its own."""
         lines = ["ip link set lo up"]
         for name, network in TAPS.items():
             lines.append(f"ip tuntap add {name} mode tap vnet_hdr")
             lines += [f"ip addr add {network}.1/24 dev {name}", f"ip link set {name} up"]
         for line in lines:
             subprocess.run([*self.inside, *line.split()], check=True)
-        self._server = subprocess.Popen([*self.inside, "iperf3", "-s"], stdout=subprocess.DEVNULL)
+        for port in range(IPERF3_PORT, IPERF3_PORT + servers):
+            command = [*self.inside, "iperf3", "-s", "-p", str(port)]
+            self._servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
     def close(self) -> None:
         """End it, and with it its taps."""
-        for process in (self._server, self._holder):
-            if process is not None:
-                process.kill()
-                process.wait()
+        for process in (*self._servers, self._holder):
+            process.kill()
+            process.wait()
         assert self._holder.stdout is not None
         self._holder.stdout.close()
 
@@ -142,18 +146,13 @@ class Wire:
 
     def transfer(self, *, receive: bool) -> Seen:
         """Have the guest send for ``SECONDS``, or receive."""
-        before = _ran_s(self._device)
+        before = ran_s(self._device)
         run = f"iperf3 -c {self._peer} -t {SECONDS} -f m {'-R' if receive else ''}"
         said = self._guest.run(f"{_READ} seen {self._card}; {run}; seen {self._card}", 30).output
-        device = (_ran_s(self._device) - before) / SECONDS
+        device = (ran_s(self._device) - before) / SECONDS
         rate = _RATE.search(said)
         if rate is None:
             raise LookupError(f"iperf3 said: {said[-300:]}")
         numbers = [int(line) for line in said.splitlines() if line.strip().isdigit()]
         received, sent, interrupts = (numbers[3 + index] - numbers[index] for index in range(3))
         return Seen(float(rate[1]), (received + sent) / SECONDS, interrupts / SECONDS, device)
-
-
-def _ran_s(pid: int) -> float:
-    """Return for how many seconds the threads of a process have run."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9

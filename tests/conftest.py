@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,6 +87,33 @@ def _descriptors() -> list[str]:
             if "pidfd" in target or target.startswith("/dev/shm/busvm."):
                 found.append(target)
     return sorted(found)
+
+
+_MACHINES = {"tests/guest/": "guests", "tests/peers/": "peers", "tests/integration/": "peers"}
+"""Folders whose tests start machines, by the group of which one at a time does."""
+
+
+def _group(nodeid: str) -> str:
+    folder = "/".join(nodeid.split("/")[:2]) + "/"
+    return _MACHINES.get(folder, nodeid.partition("::")[0])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that start machines, which take longest."""
+    groups = list(_MACHINES.values())
+    items.sort(key=lambda item: groups.index(group) if (group := _group(item.nodeid)) in groups else len(groups))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have one worker run each group of tests that start machines, and then what there is beside, file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from benchmarks.machines import disk_options, engine, orchestrator_command, qemu_command
+from benchmarks.samples import pss_kib
 from benchmarks.workloads import host_time
 from benchmarks.workloads.console import Console, GuestError
 from benchmarks.workloads.image import INIT, Image, results
@@ -118,16 +118,10 @@ class Guest:
     def memory_mib(self) -> dict[str, float]:
         """Return the proportional set size of each process, so that what they share is counted once."""
         assert self._console is not None
-        return {name: _pss_mib(pid) for name, pid in self.emulator.processes(self._console.pid).items()}
+        return {name: pss_kib(pid) / 1024 for name, pid in self.emulator.processes(self._console.pid).items()}
 
     def close(self) -> None:
         """End the guest, if there is one."""
         if self._console is not None:
             self._console.close()
             self._console = None
-
-
-def _pss_mib(pid: int) -> float:
-    found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / 1024

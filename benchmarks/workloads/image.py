@@ -42,13 +42,9 @@ def results() -> Path:
     return Path(os.environ.get("BUSVM_WORKLOADS", "images/workloads")).resolve()
 
 
-def prepare(scratch: Path) -> Image:
-    """Return the image, built if it is not there, with this run's own programs in its disk below ``scratch``."""
-    recipe = hashlib.sha256(repr(_OPTIONS).encode()).hexdigest()[:8]
-    folder = results() / f"debian-{recipe}"
-    if not (folder / "vm.toml").exists():
-        command = [sys.executable, "-m", "orchestrator", "image", "debian", "-o", str(folder), *_OPTIONS]
-        subprocess.run(command, check=True)
+def prepare(scratch: Path, built: Path | None = None) -> Image:
+    """Return the image with this run's own programs in its disk below ``scratch``; ``built`` if it is one already."""
+    folder = built or _build()
     image = Image(folder / "vmlinuz", folder / "initrd.img", scratch / "pristine.ext4", {})
     Image(image.kernel, image.initrd, folder / "root.ext4", {}).copy_of_disk(image.disk)
     programs = sorted(_GUEST.iterdir())
@@ -59,6 +55,15 @@ def prepare(scratch: Path) -> Image:
         image.missing[COREMARK] = reason
     _add(programs, image.disk)
     return image
+
+
+def _build() -> Path:
+    recipe = hashlib.sha256(repr(_OPTIONS).encode()).hexdigest()[:8]
+    folder = results() / f"debian-{recipe}"
+    if not (folder / "vm.toml").exists():
+        command = [sys.executable, "-m", "orchestrator", "image", "debian", "-o", str(folder), *_OPTIONS]
+        subprocess.run(command, check=True)
+    return folder
 
 
 def _add(programs: list[Path], disk: Path) -> None:

@@ -75,12 +75,12 @@ def test_process_ends_when_the_bus_does(start: Start, runtime: Path) -> None:
         with FakeCpu(f"unix:path={socket}", runtime) as cpu:
             process = start(module="devproc.template", bus=f"unix:path={socket}")
             cpu.attach()
-            daemon.kill()
+            daemon.terminate()  # killed, it would leave its socket, and be waited for
             daemon.wait()
 
             assert process.wait() == 1
 
         assert "the bus is gone" in process.log
     finally:
-        daemon.kill()
+        daemon.terminate()  # killed, it would leave its socket, and be waited for
         daemon.wait()

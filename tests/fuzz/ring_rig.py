@@ -7,7 +7,7 @@ import mmap
 import os
 from pathlib import Path
 
-from devproc.device import Machine
+from devproc.machine import Machine
 from devproc.virtio_blk.config import Config
 from devproc.virtio_blk.device import BlockDevice, open_device
 from devproc.virtio_blk.prompt import Disk

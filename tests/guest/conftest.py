@@ -56,5 +56,5 @@ def debian() -> Path:
 
 @pytest.fixture(scope="session")
 def other_debian() -> Path:
-    """Return an image of another size with other packages."""
-    return build("other", "--include", "file", "--include", "bc", "--size", "1500M")
+    """Return an image of another size with other packages, among them what tests load a guest with."""
+    return build("other", "--include", "bc", "--include", "fio", "--include", "iperf3", "--size", "1500M")

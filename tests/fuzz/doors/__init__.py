@@ -1,0 +1,1 @@
+"""Bad messages at every socket of a running VM, and whether its processes still do what they should."""
