@@ -26,6 +26,8 @@ LISTS_MAX_AGE_S = 24 * 3600
 CARRIED = re.compile(
     r"Acquire::(?:(?:http|https|ftp)::|(?:Retries|ForceIPv4|ForceIPv6|Check-Valid-Until|Check-Date|Max-ValidTime) )"
 )
+SYNC_WAITS_S = (5, 15, 40)  # a mirror that is being updated has files that do not go together
+SYNC = ("Mirror sync in progress", "Hash Sum mismatch")
 NO_NETWORK = (
     "Could not resolve", "Temporary failure", "Could not connect", "Unable to connect", "Connection", "timed out",
 )  # fmt: skip
@@ -44,6 +46,10 @@ def cache_folder() -> Path:
     """Return the folder of everything a build keeps for the next one."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "busvm" / "debian"
+
+
+class Outdated(HostError):
+    """The mirror no longer has a package that its lists, as they are here, name."""
 
 
 class Apt:
@@ -80,9 +86,10 @@ class Apt:
             yield
 
     def update(self, *, force: bool = False) -> None:
-        """Bring the package lists up to date if they are older than a day; without a network old lists do.
+        """Bring the package lists up to date if they are older than a day.
 
-        Raises HostError if there are none at all.
+        A mirror that is just being updated is asked again for a minute. Where it does not answer, or goes on so, old
+        lists do. Raises HostError if there are none at all.
         """
         source_file = self.folder / "etc" / "sources.list"
         known = source_file.read_text() if source_file.exists() else ""
@@ -95,11 +102,18 @@ class Apt:
             return
         self._progress.step(f"reading the package lists of Debian {self.suite} ({ARCHITECTURE})")
         result = self._fetch("update", "--error-on=any")
+        for wait in SYNC_WAITS_S:
+            if result.returncode == 0 or not _is_sync(result.stderr):
+                break
+            self._progress.step(f"  the mirror is being updated: asking again in {wait} s")
+            time.sleep(wait)
+            result = self._fetch("update", "--error-on=any")
         if result.returncode == 0:
             self._stamp.touch()
             return
-        if age is not None and known == self._source and _is_network(result.stderr):
-            self._progress.step("  the mirror does not answer: going on with the lists of the last build")
+        if age is not None and known == self._source and (_is_network(result.stderr) or _is_sync(result.stderr)):
+            state = "is being updated" if _is_sync(result.stderr) else "does not answer"
+            self._progress.step(f"  the mirror {state}: going on with the lists of the last build")
             return
         source_file.unlink()
         if "does not have a Release file" in result.stdout:
@@ -117,6 +131,8 @@ class Apt:
         names = re.findall(r"^Inst (\S+) \((\S+) .*?\[(\w+)\]\)", plan.stdout, re.MULTILINE)
         result = self._fetch("install", "--download-only", "-y", *wanted)
         if result.returncode != 0:
+            if "404" in result.stderr:
+                raise Outdated("the mirror no longer has some of these packages", hint="--refresh reads its lists anew")
             raise _failure("the packages could not be downloaded", result.stderr)
         return [self._package(name, version, architecture) for name, version, architecture in names]
 
@@ -207,6 +223,10 @@ def _is_network(messages: str) -> bool:
     return any(sign in messages for sign in NO_NETWORK)
 
 
+def _is_sync(messages: str) -> bool:
+    return any(sign in messages for sign in SYNC)
+
+
 def _failure(what: str, messages: str) -> HostError:
     """Condense apt's complaint to its first error line, with a hint that fits."""
     errors = [line[3:].strip() for line in messages.splitlines() if line.startswith(("E: ", "W: "))]
@@ -216,6 +236,10 @@ def _failure(what: str, messages: str) -> HostError:
         return HostError("no space left on the disk of the package cache", hint="set XDG_CACHE_HOME to another disk")
     if "NO_PUBKEY" in messages or "not signed" in messages:
         return HostError(f"{what}: {first}", hint="upgrade the package debian-archive-keyring")
+    if _is_sync(messages):
+        return HostError(
+            f"{what}, the mirror is being updated: {first}", hint="try again in some minutes, or --mirror URI"
+        )
     if _is_network(messages):
         return HostError(f"{what}, the mirror does not answer: {first}", hint="check the network, or give --mirror URI")
     return HostError(f"{what}: {first}", hint="apt's own words; --mirror URI takes another mirror")

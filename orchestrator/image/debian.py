@@ -116,7 +116,11 @@ def _build(
     with manager.locked():
         manager.update(force=refresh)
         progress.step("downloading the packages that are not in the cache")
-        chosen = manager.install_set([*PATTERNS, *PACKAGES], include)
+        try:
+            chosen = manager.install_set([*PATTERNS, *PACKAGES], include)
+        except apt.Outdated:  # lists of yesterday, and newer packages since
+            manager.update(force=True)
+            chosen = manager.install_set([*PATTERNS, *PACKAGES], include)
         kernel_package = manager.download(manager.kernel_package(KERNEL))
         busybox_package = manager.download("busybox-static")
 

@@ -79,6 +79,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     [
         ("E: Failed to fetch http://m.example/x  Could not resolve 'm.example'\n", "the mirror does not answer"),
         ("W: GPG error: NO_PUBKEY 6ED0\nE: The repository is not signed.\n", "NO_PUBKEY 6ED0"),
+        ("E: Failed to fetch http://m.example/P  Hash Sum mismatch\n", "the mirror is being updated"),
         ("E: Write error - write (28: No space left on device)\n", "no space left"),
         ("", "apt gave no reason"),
     ],
@@ -89,6 +90,58 @@ def test_failure_is_one_line_with_the_reason(messages: str, expected: str) -> No
     assert expected in error.message
     assert "\n" not in error.message
     assert error.hint
+
+
+SYNC = "E: Failed to fetch http://m.example/P  File has unexpected size (1 != 2). Mirror sync in progress?\n"
+
+
+class Mirror:
+    """An apt whose fetches end as a test says, and the seconds that were waited between them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: list[str] = []
+        self.waited: list[float] = []
+        self.stream = io.StringIO()
+        monkeypatch.setattr(apt.time, "sleep", self.waited.append)
+        monkeypatch.setattr(apt.programs, "watch", self.fetch)
+        monkeypatch.setattr(apt.programs, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
+        self.apt = apt.Apt(folder, "http://m.example", "trixie", "key", Progress(self.stream))
+
+    def fetch(self, command: list[str], *rest: object, **more: object) -> subprocess.CompletedProcess[str]:
+        answer = self.answers.pop(0)
+        return subprocess.CompletedProcess(command, 100 if answer else 0, answer, answer)
+
+    def update(self, *answers: str, force: bool = False) -> None:
+        self.answers, self.waited[:] = list(answers), []
+        with self.apt.locked():
+            self.apt.update(force=force)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    return Mirror(tmp_path, monkeypatch)
+
+
+def test_mirror_that_is_being_updated_is_asked_again(mirror: Mirror) -> None:
+    mirror.update(SYNC, SYNC, "")
+    assert mirror.waited == [5, 15]
+    assert mirror.answers == []
+
+
+def test_mirror_that_stays_so_has_the_old_lists_used_if_there_are_any(mirror: Mirror) -> None:
+    with pytest.raises(HostError, match="is being updated"):
+        mirror.update(*[SYNC] * 4)
+    mirror.update("")
+    mirror.update(*[SYNC] * 4, force=True)
+    assert mirror.waited == [5, 15, 40]
+    assert "is being updated: going on with the lists of the last build" in mirror.stream.getvalue()
+
+
+def test_packages_that_the_mirror_no_longer_has_say_how_to_go_on(mirror: Mirror) -> None:
+    mirror.answers = ["E: Failed to fetch http://m.example/a.deb  404  Not Found\n"]
+    with pytest.raises(apt.Outdated) as caught, mirror.apt.locked():
+        mirror.apt.install_set(["a"], [])
+    assert "--refresh" in caught.value.hint
 
 
 def test_carried_are_proxies_and_checks_only() -> None:
