@@ -26,8 +26,9 @@ LISTS_MAX_AGE_S = 24 * 3600
 CARRIED = re.compile(
     r"Acquire::(?:(?:http|https|ftp)::|(?:Retries|ForceIPv4|ForceIPv6|Check-Valid-Until|Check-Date|Max-ValidTime) )"
 )
-SYNC_WAITS_S = (5, 15, 40)  # a mirror that is being updated has files that do not go together
+SYNC_WAITS_S = (5, 15, 40)  # a mirror, or a cache before it, that is being updated has files that do not go together
 SYNC = ("Mirror sync in progress", "Hash Sum mismatch")
+_HELPER = "/usr/lib/apt/apt-helper"  # no program for people, and on no PATH
 NO_NETWORK = (
     "Could not resolve", "Temporary failure", "Could not connect", "Unable to connect", "Connection", "timed out",
 )  # fmt: skip
@@ -60,7 +61,9 @@ class Apt:
         self.archives = folder / "archives"
         self._lists = folder / "lists"
         self._stamp = folder / "updated"
-        self._source = f"deb [arch={ARCHITECTURE} signed-by={keyring}] {mirror} {suite} main\n"
+        self._mirror = mirror
+        self._source = f"deb [arch={ARCHITECTURE} signed-by={keyring}] {mirror} "
+        self._source_file = folder / "etc" / "sources.list"
         self._config = folder / "apt.conf"
         self._progress = progress
         self.suite = suite
@@ -88,39 +91,71 @@ class Apt:
     def update(self, *, force: bool = False) -> None:
         """Bring the package lists up to date if they are older than a day.
 
-        A mirror that is just being updated is asked again for a minute. Where it does not answer, or goes on so, old
-        lists do. Raises HostError if there are none at all.
+        A mirror that is just being updated is asked by the release's other name, then again for a minute. Where it does
+        not answer, or goes on so, old lists do. Raises HostError if there are none at all.
         """
-        source_file = self.folder / "etc" / "sources.list"
-        known = source_file.read_text() if source_file.exists() else ""
-        source_file.write_text(self._source)
-        try:
+        known = self._source_file.read_text() if self._source_file.exists() else ""
+        age = None
+        if known.startswith(self._source) and self._stamp.exists():
             age = time.time() - self._stamp.stat().st_mtime
-        except FileNotFoundError:
-            age = None
-        if age is not None and 0 <= age < LISTS_MAX_AGE_S and known == self._source and not force:
+        if age is not None and 0 <= age < LISTS_MAX_AGE_S and not force:
             return
         self._progress.step(f"reading the package lists of Debian {self.suite} ({ARCHITECTURE})")
-        result = self._fetch("update", "--error-on=any")
+        result = self._ask()
         for wait in SYNC_WAITS_S:
-            if result.returncode == 0 or not _is_sync(result.stderr):
+            if not _is_sync(result):
                 break
             self._progress.step(f"  the mirror is being updated: asking again in {wait} s")
             time.sleep(wait)
-            result = self._fetch("update", "--error-on=any")
+            result = self._ask()
         if result.returncode == 0:
             self._stamp.touch()
             return
-        if age is not None and known == self._source and (_is_network(result.stderr) or _is_sync(result.stderr)):
-            state = "is being updated" if _is_sync(result.stderr) else "does not answer"
+        if age is not None and (_is_network(result.stderr) or _is_sync(result)):
+            self._source_file.write_text(known)
+            state = "is being updated" if _is_sync(result) else "does not answer"
             self._progress.step(f"  the mirror {state}: going on with the lists of the last build")
             return
-        source_file.unlink()
+        self._source_file.unlink()
         if "does not have a Release file" in result.stdout:
             raise ConfigError(
                 f"--suite: the mirror has no Debian release {self.suite}", hint="the default, trixie, is Debian 13"
             )
         raise _failure("the package lists could not be read", result.stderr)
+
+    def _ask(self) -> programs.Result:
+        """Read the lists of the release, by its other name where the files of the first do not go together."""
+        result = self._read_lists(self.suite)
+        other = self._other_name() if _is_sync(result) else ""
+        if not other:
+            return result
+        self._progress.step(
+            f"  the mirror's files of {self.suite} do not go together: asking for {other}, which is the same"
+        )
+        found = self._read_lists(other)
+        return result if found.returncode else found
+
+    def _read_lists(self, name: str) -> programs.Result:
+        self._source_file.write_text(f"{self._source}{name} main\n")
+        return self._fetch("update", "--error-on=any")
+
+    def _other_name(self) -> str:
+        """Return the release's other name, ``stable`` of a code name or the reverse, if the mirror has it by that."""
+        release = self._release(self.suite)
+        names = {release.get("Suite", ""), release.get("Codename", "")}
+        if self.suite not in names or len(names) == 1:
+            return ""
+        other = (names - {self.suite}).pop()
+        same = other and self._release(other).get("Codename") == release["Codename"]
+        return other if same else ""
+
+    def _release(self, name: str) -> dict[str, str]:
+        """Return what the mirror says of a release, which nobody has checked: apt does when it reads its lists."""
+        path = self.folder / "release"
+        path.unlink(missing_ok=True)
+        self._apt(_HELPER, "download-file", f"{self._mirror.rstrip('/')}/dists/{name}/InRelease", str(path))
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return dict(re.findall(r"^(Suite|Codename): *(\S+)$", text, re.MULTILINE))
 
     def install_set(self, patterns: Sequence[str], include: Sequence[str]) -> list[Package]:
         """Download the packages that ``patterns`` and ``include`` mean and what they depend on, in apt's order."""
@@ -223,7 +258,11 @@ def _is_network(messages: str) -> bool:
     return any(sign in messages for sign in NO_NETWORK)
 
 
-def _is_sync(messages: str) -> bool:
+def _is_sync(result: programs.Result) -> bool:
+    return result.returncode != 0 and _are_apart(result.stderr)
+
+
+def _are_apart(messages: str) -> bool:
     return any(sign in messages for sign in SYNC)
 
 
@@ -236,7 +275,7 @@ def _failure(what: str, messages: str) -> HostError:
         return HostError("no space left on the disk of the package cache", hint="set XDG_CACHE_HOME to another disk")
     if "NO_PUBKEY" in messages or "not signed" in messages:
         return HostError(f"{what}: {first}", hint="upgrade the package debian-archive-keyring")
-    if _is_sync(messages):
+    if _are_apart(messages):
         return HostError(
             f"{what}, the mirror is being updated: {first}", hint="try again in some minutes, or --mirror URI"
         )

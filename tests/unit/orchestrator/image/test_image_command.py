@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -104,12 +105,19 @@ class Mirror:
         self.stream = io.StringIO()
         monkeypatch.setattr(apt.time, "sleep", self.waited.append)
         monkeypatch.setattr(apt.programs, "watch", self.fetch)
-        monkeypatch.setattr(apt.programs, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
+        monkeypatch.setattr(apt.programs, "run", self.run)
+        self.releases: dict[str, str] = {}
         self.apt = apt.Apt(folder, "http://m.example", "trixie", "key", Progress(self.stream))
 
     def fetch(self, command: list[str], *rest: object, **more: object) -> subprocess.CompletedProcess[str]:
         answer = self.answers.pop(0)
         return subprocess.CompletedProcess(command, 100 if answer else 0, answer, answer)
+
+    def run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        found = re.fullmatch(r"http://m.example/dists/(\w+)/InRelease", command[-2])
+        if found and found[1] in self.releases:
+            Path(command[-1]).write_text(self.releases[found[1]])
+        return subprocess.CompletedProcess(command, 0, "", "")
 
     def update(self, *answers: str, force: bool = False) -> None:
         self.answers, self.waited[:] = list(answers), []
@@ -135,6 +143,17 @@ def test_mirror_that_stays_so_has_the_old_lists_used_if_there_are_any(mirror: Mi
     mirror.update(*[SYNC] * 4, force=True)
     assert mirror.waited == [5, 15, 40]
     assert "is being updated: going on with the lists of the last build" in mirror.stream.getvalue()
+
+
+@pytest.mark.parametrize(("codename", "taken"), [("trixie", True), ("forky", False)])
+def test_where_files_do_not_go_together_the_releases_other_name_is_asked(
+    mirror: Mirror, tmp_path: Path, codename: str, taken: bool
+) -> None:
+    mirror.releases = {"trixie": "Suite: stable\nCodename: trixie\n", "stable": f"Codename: {codename}\n"}
+    mirror.update(SYNC, "")
+    assert mirror.waited == ([] if taken else [5])
+    assert f"http://m.example {'stable' if taken else 'trixie'} main" in (tmp_path / "etc" / "sources.list").read_text()
+    mirror.update()  # they are young
 
 
 def test_packages_that_the_mirror_no_longer_has_say_how_to_go_on(mirror: Mirror) -> None:
