@@ -66,7 +66,7 @@ class Attacher:
             )
         self._machine = machine
         self._bus = bus
-        self.offers = Offers(machine, bus, runtime, clock)
+        self.offers = Offers(machine, bus, runtime, clock, parts)
         self._changed = changed
         self._removed = removed
         self._parts = parts
@@ -220,7 +220,7 @@ class Attacher:
         """Tell whether a newcomer is the process that is attached, which was without a bus for a while."""
         try:
             seen = await self.offers.wishes(owner, slot.id)
-            pid = await self._bus.peer_pid(owner)
+            pid = await self._parts.process(owner)
         except (BusvmError, TimeoutError):
             return False
         remote = slot.remote

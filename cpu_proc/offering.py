@@ -19,6 +19,7 @@ from cpu_proc.platform.bus import PlatformDevice, properties
 from cpu_proc.remote import Remote
 from cpu_proc.slots import BUSES, Slot, Sources
 from protocol import names
+from protocol.access import Parts
 from protocol.bus import Bus, Fd, Variant
 from protocol.errors import ProtocolError, VersionMismatch
 from protocol.layout import BARS, NO_CALL_VECTOR, BarFlags, DevicePage
@@ -105,8 +106,9 @@ def _memory_of(answer: dict[str, Any], remote: Remote, page: DevicePage) -> dict
 class Offers:
     """Makes offers to the devices of one machine."""
 
-    def __init__(self, machine: Machine, bus: Bus, runtime: names.Runtime, clock: Shared) -> None:
+    def __init__(self, machine: Machine, bus: Bus, runtime: names.Runtime, clock: Shared, parts: Parts) -> None:
         self.sources = Sources()
+        self._parts = parts
         self._machine = machine
         self._bus = bus
         self._runtime = runtime
@@ -173,7 +175,7 @@ class Offers:
             BusvmError: it does not; nothing has changed.
         """
         page = offer.page
-        pid = await self._bus.peer_pid(owner)
+        pid = await self._parts.process(owner)
         page.epoch = offer.epoch
         link = Link(self._runtime.link(slot.id, offer.epoch), epoch=offer.epoch, bind=True, peer_pid=pid)
         body = {

@@ -48,6 +48,10 @@ def load(modules: list[str]) -> None:
         sys.modules.pop(f"{name}.__main__", None)
     for name in interfaces.names():
         interfaces.load(name)
+    from devproc.sandbox import privileges, seccomp
+
+    privileges.libc()
+    seccomp.library()
 
 
 class Sources:

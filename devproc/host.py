@@ -204,10 +204,11 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
     from devproc.loop import DeviceLoop
     from protocol.staying import await_bus
 
-    ahead = None
+    ahead, calls = None, None
     if options.spare is not None:
         from devproc.spare import stand_by
 
+        calls = enter.written(program.needs(options)) if options.sandbox else None
         gc.freeze()
         ahead = stand_by(options.spare, options.bus)
         if ahead is None:
@@ -234,7 +235,7 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
             newcomer=newcomer,
         )
         if options.sandbox:
-            enter.enter(program.needs(options))
+            enter.enter(program.needs(options), calls)
         gc.freeze()  # what is loaded now stays; collections need not walk it
         bus.start()
         loop.run()

@@ -149,7 +149,7 @@ class Parts:
 
     async def _learn(self, part: str, owner: str) -> None:
         try:
-            pid = await self._process(owner)
+            pid = await self.process(owner)
             for other in [*self._known]:
                 self.of_process(other)  # forgets those that have ended: devices die without being asked for again
             if pid and not self.of_process(pid):
@@ -157,7 +157,7 @@ class Parts:
         except (BusvmError, OSError):
             return  # gone again
 
-    async def _process(self, owner: str) -> int:
+    async def process(self, owner: str) -> int:
         """Return the process of a unique name of the daemon that is there now; raises BusvmError."""
         daemon = self._bus.daemon
         if owner not in self._processes:
@@ -189,7 +189,7 @@ class Parts:
         daemon = self._bus.daemon
         if self._learning:
             await asyncio.wait(set(self._learning))
-        pid = await self._process(sender)
+        pid = await self.process(sender)
         if self._bus.daemon != daemon:
             raise Disconnected("the bus is another meanwhile")
         return self.of_process(pid)

@@ -6,8 +6,12 @@ import argparse
 import logging
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from devproc.sandbox.needs import Needs
+
+if TYPE_CHECKING:
+    from devproc.sandbox.seccomp import Filter
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +44,20 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def enter(needs: Needs) -> Sandbox:
+def written(needs: Needs) -> Filter | None:
+    """Return this process's filter of system calls, or ``None``: who stands by has it ready."""
+    from devproc.sandbox import seccomp
+
+    library = seccomp.library()
+    if library is None:
+        return None
+    return seccomp.Filter(library, seccomp.rules(os.getpid(), internet=needs.internet, programs=needs.programs))
+
+
+def enter(needs: Needs, calls: Filter | None = None) -> Sandbox:
     """Give up, for ever, what is not needed; everything that has to be opened is open, and there is one thread.
+
+    ``calls`` is what ``written`` has returned in this process, if it has been asked.
 
     Raises:
         OSError: the kernel refuses a part that it has.
@@ -60,13 +76,12 @@ def enter(needs: Needs) -> Sandbox:
         threads = len(os.listdir("/proc/self/task")) - 1
         if threads:
             absent.append(f"{threads} threads that it had started are outside of that")
-    library = seccomp.library()
-    count = 0
-    if library is None:
+    calls = calls or written(needs)
+    if calls is None:
         absent.append(f"system calls are not restricted: {seccomp.INSTALL}")
     else:
-        count = seccomp.load(library, seccomp.rules(os.getpid(), internet=needs.internet, programs=needs.programs))
-    entered = Sandbox(version, count, tuple(absent))
+        calls.load()
+    entered = Sandbox(version, calls.count if calls else 0, tuple(absent))
     if needs.programs:
         logger.info("sandbox: %s; files are not restricted, for it starts programs", entered)
     else:

@@ -16,7 +16,9 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Any, cast
 
+from devproc.sandbox.privileges import libc
 from devproc.sandbox.rights import File
 
 Syscall = Callable[..., int]
@@ -60,9 +62,9 @@ class Rules:
 
 def libc_syscall() -> Syscall:
     """Return the C library's syscall(2), which keeps errno."""
-    call = ctypes.CDLL(None, use_errno=True).syscall
+    call: Any = libc()["syscall"]  # a function of its own, whose result is wider
     call.restype = ctypes.c_long
-    return call
+    return cast(Syscall, call)
 
 
 def version(syscall: Syscall) -> int:

@@ -6,10 +6,18 @@ import ctypes
 import os
 import resource
 import struct
+from functools import cache
+from typing import Any
 
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _DESCRIPTORS_MOST = 1 << 16
+
+
+@cache
+def libc() -> Any:
+    """Return the C library, with errno kept."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def no_new_privileges() -> None:
@@ -18,8 +26,7 @@ def no_new_privileges() -> None:
     Raises:
         OSError: the kernel has no such thing.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+    if libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs")
 
 
@@ -29,10 +36,9 @@ def drop_capabilities() -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    libc().prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    if libc.capset(header, bytes(24)):
+    if libc().capset(header, bytes(24)):
         number = ctypes.get_errno()
         raise OSError(number, f"capset: {os.strerror(number)}")
 

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 LIBRARY = "libseccomp.so.2"
@@ -106,6 +107,7 @@ class _Argument(ctypes.Structure):
     )
 
 
+@cache
 def library() -> Any:
     """Return libseccomp, or ``None``."""
     try:
@@ -123,30 +125,46 @@ def library() -> Any:
     return found
 
 
-def load(found: Any, denied: Iterable[Rule]) -> int:
-    """Have the kernel deny that to all threads, for ever; return how many rules it has.
+class Filter:
+    """What is denied, written down; ``load`` has the kernel do it, once.
 
     A call that this libseccomp has never heard of is left out.
-
-    Raises:
-        OSError: the kernel has no seccomp.
     """
-    filter_ = found.seccomp_init(_ALLOW)
-    if not filter_:
-        raise OSError(errno.ENOMEM, "libseccomp gives no filter")
-    try:
-        _checked(found.seccomp_attr_set(filter_, _ALL_THREADS, 1))
-        count = 0
-        for rule in denied:
-            number = found.seccomp_syscall_resolve_name(rule.call.encode())
-            if number < 0:  # of another architecture, or unknown
-                continue
-            _checked(found.seccomp_rule_add_array(filter_, rule.action, number, *_arguments(rule)))
-            count += 1
-        _checked(found.seccomp_load(filter_))
-    finally:
-        found.seccomp_release(filter_)
-    return count
+
+    def __init__(self, found: Any, denied: Iterable[Rule]) -> None:
+        """Write it down; raises OSError if there is no room."""
+        self.count = 0
+        """How many rules it has."""
+        self._library = found
+        self._filter = found.seccomp_init(_ALLOW)
+        if not self._filter:
+            raise OSError(errno.ENOMEM, "libseccomp gives no filter")
+        try:
+            _checked(found.seccomp_attr_set(self._filter, _ALL_THREADS, 1))
+            for rule in denied:
+                number = found.seccomp_syscall_resolve_name(rule.call.encode())
+                if number < 0:  # of another architecture, or unknown
+                    continue
+                _checked(found.seccomp_rule_add_array(self._filter, rule.action, number, *_arguments(rule)))
+                self.count += 1
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self) -> None:
+        """Have the kernel deny that to all threads, for ever, and close.
+
+        Raises:
+            OSError: the kernel has no seccomp.
+        """
+        try:
+            _checked(self._library.seccomp_load(self._filter))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give back its memory."""
+        self._library.seccomp_release(self._filter)
 
 
 def _arguments(rule: Rule) -> tuple[int, Any]:

@@ -88,7 +88,10 @@ def test_who_starts_programs_keeps_what_these_need() -> None:
 def test_the_filter_is_for_all_threads_and_what_is_unknown_is_left_out() -> None:
     library = Library("bpf")
     denied = [Rule("ptrace", 1), Rule("bpf", 1), Rule("clone", 2, 0, Compare.MASKED_EQ, 0, 0x10000)]
-    assert seccomp.load(library, denied) == 2
+    written = seccomp.Filter(library, denied)
+    assert written.count == 2
+    assert not library.released
+    written.load()
     assert library.added == [(1, b"ptrace", ()), (2, b"clone", (0, 7, 0x10000, 0))]
     assert library.released
     assert library.all_threads
@@ -97,13 +100,13 @@ def test_the_filter_is_for_all_threads_and_what_is_unknown_is_left_out() -> None
 def test_a_kernel_without_is_an_error() -> None:
     library = Library(result=-errno.EINVAL)
     with pytest.raises(OSError, match="seccomp"):
-        seccomp.load(library, [])
+        seccomp.Filter(library, []).load()
     assert library.released
 
 
 def test_a_host_without_the_library_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "LIBRARY", "libnone.so")
-    assert seccomp.library() is None
+    assert seccomp.library.__wrapped__() is None
 
 
 @pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp")
