@@ -57,6 +57,8 @@ class Program:
     """Its class, for ``--describe``."""
     needs: Callable[[argparse.Namespace], Needs] = lambda _options: Needs()
     """What it still opens once it serves; in its sandbox it gets nothing else."""
+    load: Callable[[argparse.Namespace], None] = lambda _options: None
+    """Import what ``open`` will with these arguments, and nothing more: who stands by has it loaded."""
     vhost_user: bool = False
     """Whether it can serve vhost-user front-ends: a virtio device, which ``open`` makes over ``vhost-user`` then."""
 
@@ -208,6 +210,7 @@ def _serve(program: Program, options: argparse.Namespace, context: log.Context) 
     if options.spare is not None:
         from devproc.spare import stand_by
 
+        program.load(options)
         calls = enter.written(program.needs(options)) if options.sandbox else None
         gc.freeze()
         ahead = stand_by(options.spare, options.bus)

@@ -35,6 +35,7 @@ PROGRAM = Program(
     description="Intel 82574L, a gigabit network card.",
     open=open_card,
     needs=network.needs,
+    load=network.load,
     add_arguments=network.add_arguments,
     objects=_objects,
     device=E1000e,

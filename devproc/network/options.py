@@ -6,6 +6,7 @@ An option names the networks that it is for; given for another one it is an erro
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -250,6 +251,24 @@ def _hub(options: argparse.Namespace, _pairs: int) -> Network:
     from devproc.network.stream import Stream
 
     return Stream(Address(_needed(options, "hub")), headers=True)
+
+
+_LATER = {
+    "user": ("choose", "slirp", "user"),
+    "passt": ("passt",),
+    "tap": ("tap",),
+    "stream": ("stream",),
+    "dgram": ("dgram",),
+    "hub": ("stream",),
+}
+"""What the functions of ``BACKENDS`` import, so that a card has only its own network's."""
+
+
+def load(options: argparse.Namespace) -> None:
+    """Import what ``open_network`` will."""
+    later = _LATER.get(options.backend, ())
+    for name in (*later, "capture") if options.pcap is not None else later:
+        importlib.import_module(f"devproc.network.{name}")
 
 
 BACKENDS: dict[str, Callable[[argparse.Namespace, int], Network]] = {

@@ -50,6 +50,7 @@ PROGRAM = Program(
     description="A network card.",
     open=open_card,
     needs=network.needs,
+    load=network.load,
     add_arguments=_add_arguments,
     transports=tuple(TRANSPORTS),
     capabilities={"type": "net"},
