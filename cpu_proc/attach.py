@@ -87,10 +87,8 @@ class Attacher:
         await self._greet()
 
     async def _greet(self) -> None:
-        for name in await self._bus.list_names():
-            owner = await self._bus.name_owner(name) if name.startswith(names.DEVICE_NAME_PREFIX) else None
-            if owner:
-                self._on_name(name, "", owner)
+        async for name, owner in self._bus.owned(lambda name: name.startswith(names.DEVICE_NAME_PREFIX)):
+            self._on_name(name, "", owner)
 
     def owner(self, device_id: str) -> str:
         """Return the unique name of the process that has a device's name, or nothing."""

@@ -92,10 +92,8 @@ class Attendant:
 
     async def _greet(self) -> None:
         assert self._bus is not None
-        for name in await self._bus.list_names():
-            owner = await self._bus.name_owner(name) if _part(name)[1] else None
-            if owner:
-                await self._learn(name, owner)
+        async for name, owner in self._bus.owned(lambda name: _part(name)[1]):
+            await self._learn(name, owner)
 
     def _on_name(self, name: str, _old: str, new: str) -> None:
         part = _part(name)[1]

@@ -129,10 +129,8 @@ class Parts:
 
     async def look(self) -> None:
         """Learn who is there."""
-        for name in await self._bus.list_names():
-            owner = await self._bus.name_owner(name) if name.startswith(_PREFIXES) else None
-            if owner:
-                self._on_name(name, "", owner)
+        async for name, owner in self._bus.owned(lambda name: name.startswith(_PREFIXES)):
+            self._on_name(name, "", owner)
 
     def _on_name(self, name: str, _old: str, new: str) -> None:
         if not new:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from protocol.errors import BusvmError, HostError, NotFound
@@ -271,6 +271,13 @@ class Bus:
         """Return all names on the bus."""
         answer = await self.call(DBUS_NAME, DBUS_PATH, DBUS_NAME, "ListNames")
         return cast(list[str], answer[0])
+
+    async def owned(self, wanted: Callable[[str], object]) -> AsyncIterator[tuple[str, str]]:
+        """Yield each name that is ``wanted`` with its owner, at once: no later change of hands is told before it."""
+        for name in await self.list_names():
+            owner = await self.name_owner(name) if wanted(name) else None
+            if owner:
+                yield name, owner
 
     async def watch_names(self, watcher: NameWatcher) -> None:
         """Call ``watcher(name, old_owner, new_owner)`` whenever a name changes hands: the liveness signal."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -104,8 +104,10 @@ class FakeBus:
     async def watch_names(self, watcher: Callable[[str, str, str], None]) -> None:
         self.watcher = watcher
 
-    async def list_names(self) -> list[str]:
-        return list(self.owners)
+    async def owned(self, wanted: Callable[[str], object]) -> AsyncIterator[tuple[str, str]]:
+        for name, owner in list(self.owners.items()):
+            if wanted(name):
+                yield name, owner
 
     async def name_owner(self, name: str) -> str | None:
         return self.owners.get(name)
