@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator import launch, leftovers, orders, output, plan, requests, spawn
 from orchestrator.launch import ENDING_SIGNALS, Running
-from orchestrator.lock import Lock
+from orchestrator.lock import CALL, Lock
 from orchestrator.plan import BUS, CPU, Plan, Process
 from orchestrator.record import ENDED, RUNNING, Entry, Record, start_time
 from orchestrator.restart import Again, Policy
@@ -59,7 +59,7 @@ class Attendant:
         self._ended: asyncio.Future[int | None] = loop.create_future()
         for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self._finish, 0)
-        loop.add_signal_handler(signal.SIGUSR1, self._serve_requests)
+        loop.add_signal_handler(CALL, self._serve_requests)
         self._running.children[BUS].watch(self._bus_ended)
         if os.getpid() == 1:  # of a container: orphans of all are its children
             self._spawn(self._reap())
@@ -69,6 +69,7 @@ class Attendant:
             await self._bus.watch_names(self._on_name)
             await self._greet()
             self._spawn(stay(self._bus, back=self._greet))
+            self._serve_requests()
             return await self._ended
         finally:
             for task in self._tasks:

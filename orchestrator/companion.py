@@ -2,17 +2,20 @@
 
 The back-end of a vhost-user device knows nothing of the VM: not when its folder is there, nor when it ends. Where an
 engine starts it rather than the supervisor, this one waits for the bus, starts it again whenever it ends, and ends with
-the VM.
+the VM. Killed, it takes the program along, whose socket whoever is started in its place needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from orchestrator import output, spawn
 from orchestrator.restart import Again, Policy
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _GRACE_S = 3.0
+_PR_SET_PDEATHSIG = 1
 
 
 class Companion:
@@ -49,9 +53,10 @@ class Companion:
             OSError: there is no such program.
         """
         policy = Policy("always")
+        tied = _end_with(os.getpid())
         while self._goes_on():
             began = time.monotonic()
-            with subprocess.Popen(self._command, stdin=subprocess.DEVNULL) as process:
+            with subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=tied) as process:  # noqa: PLW1509 - one thread
                 while self._goes_on() and process.poll() is None:
                     time.sleep(_POLL_S)
                 if process.poll() is None:
@@ -61,6 +66,18 @@ class Companion:
             assert isinstance(decision, Again)
             logger.warning("%s %s", self._command[0], spawn.status_text(process.returncode))
             time.sleep(decision.delay_s)
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a child calls so that it is told to end when its parent has, however that was: prctl(2)."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it had ended before this was asked for
+            os._exit(1)
+
+    return tie
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

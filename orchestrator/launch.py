@@ -15,7 +15,7 @@ from types import FrameType
 
 from orchestrator import bus_daemon, leftovers, record, sandboxes, spawn
 from orchestrator.forks import Forks
-from orchestrator.lock import Lock
+from orchestrator.lock import CALL, Lock
 from orchestrator.plan import BUS, CPU, Plan, Process
 from orchestrator.record import BY_HAND, RUNNING, UNPLUGGED, Entry, Record
 from orchestrator.spawn import Child
@@ -101,7 +101,7 @@ class Running:
 
     def end(self) -> None:
         """End every process, the bus last, and take away everything but the logs; nothing interrupts this."""
-        for number in ENDING_SIGNALS:
+        for number in (*ENDING_SIGNALS, CALL):
             signal.signal(number, signal.SIG_IGN)
         leftovers.end_processes(self.runtime, self.record.entries.values())
         for child in self.children.values():

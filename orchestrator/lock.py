@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 from protocol.errors import HostError
 from protocol.names import Runtime
+
+CALL = signal.SIGUSR1
+"""What its holder is sent when something was left for it to do."""
+
+
+def _call_later(*_: object) -> None:
+    """Outlive a call that comes before the holder's event loop; it looks for what was left when it begins."""
 
 
 class Lock:
@@ -20,6 +28,7 @@ class Lock:
 
     def claim(self) -> None:
         """Write who holds it: called again by the child that goes on in the background."""
+        signal.signal(CALL, _call_later)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import report
+from orchestrator.lock import CALL
 from orchestrator.vms import Vm
 from protocol.errors import BusvmError
 from protocol.names import Runtime
@@ -67,7 +67,7 @@ def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
     order, answer = vm.runtime.folder / (_ORDER + number), vm.runtime.folder / (_ANSWER + number)
     _put(order, {"verb": verb, "body": body})
     try:
-        os.kill(vm.supervisor, signal.SIGUSR1)
+        os.kill(vm.supervisor, CALL)
         deadline = time.monotonic() + timeout_s
         while not answer.exists():
             if time.monotonic() > deadline or not order.parent.exists():

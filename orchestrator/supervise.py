@@ -17,6 +17,7 @@ from orchestrator import faults, orders, requests, spawn
 from orchestrator.changing import RELOAD, SWAP, Changer
 from orchestrator.config import Config
 from orchestrator.launch import ENDING_SIGNALS, Running
+from orchestrator.lock import CALL
 from orchestrator.plan import BUS, CPU
 from orchestrator.plugging import Plugger
 from orchestrator.record import BY_HAND, FAILED, RESTARTING, UNPLUGGED
@@ -62,13 +63,14 @@ class Supervisor:
         self._final: asyncio.Future[int] = loop.create_future()
         for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self.ask_down, 128 + number)
-        loop.add_signal_handler(signal.SIGUSR1, self._serve_requests)
+        loop.add_signal_handler(CALL, self._serve_requests)
         for child in list(self._running.children.values()):
             child.watch(self._on_end)
         self._restart_dead()
         for device in self._running.plan.restartable:
             self._stand_by_soon(device.id)
         self._spawn(self._watcher.run())
+        self._serve_requests()
         try:
             return await self._final
         finally:

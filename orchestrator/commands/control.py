@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 
 from orchestrator import client, requests, vms
+from orchestrator.lock import CALL
 from orchestrator.record import FAILED, UNPLUGGED
 from protocol.errors import BusvmError, NotFound
 
@@ -65,7 +65,7 @@ def run_restart(options: argparse.Namespace) -> int:
     before = {name: vm.record.entries[name].restarts for name in devices}
     for name in devices:
         requests.leave(vm.runtime, name)
-    os.kill(vm.supervisor, signal.SIGUSR1)
+    os.kill(vm.supervisor, CALL)
     deadline = time.monotonic() + _RESTART_S
     while not all(_is_back(vm.name, name, before[name]) for name in devices):
         if time.monotonic() > deadline:

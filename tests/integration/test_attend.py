@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from guest import elf_path
+from orchestrator.lock import holder
 from orchestrator.record import Record
 from protocol.names import Runtime
 from protocol.staying import WAIT_VARIABLE
@@ -97,14 +99,21 @@ def test_processes_wait_die_and_end_with_the_machine(cli: Cli, engine: Engine) -
     engine.start("disk0")
     until(lambda: epoch(cli, "disk0") == 2)
 
-    engine.running[
-        "bus"
-    ].kill()  # the attendant itself, which leaves a VM that runs on, and in a container its bus dies
+    engine.running["bus"].kill()  # the attendant itself, which leaves a VM that runs on; in a container its bus dies
     engine.ended("bus")
+    assert holder(RUNTIME) is None
     engine.start("bus")
-    until(lambda: epoch(cli, "disk0") == 2)
+    until(lambda: holder(RUNTIME))
     refused = cli.run("attach", NAME, "more", "--type", "virtio-rng")
     assert "nobody here can attach" in refused.stderr
+    assert epoch(cli, "disk0") == 2
+
+    (program,) = psutil.Process(engine.running["companion"].pid).children()
+    engine.running["companion"].kill()
+    assert engine.ended("companion") == -signal.SIGKILL
+    until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE)  # whoever reaps orphans here
+    engine.start("companion")
+    until(lambda: psutil.Process(engine.running["companion"].pid).children())
 
     console = engine.running["console"] = cli.start("console", NAME)
     assert console.stdin is not None

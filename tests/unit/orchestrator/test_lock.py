@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +16,9 @@ from protocol.names import Runtime
 
 @pytest.fixture
 def runtime() -> Iterator[Runtime]:
-    found = Runtime("lock-test")
+    found, before = Runtime("lock-test"), signal.getsignal(lock.CALL)
     yield found
+    signal.signal(lock.CALL, before)
     shutil.rmtree(found.folder, ignore_errors=True)
 
 
@@ -41,6 +43,14 @@ def test_a_lock_on_a_removed_file_is_none(runtime: Runtime) -> None:
     assert lock.holder(runtime) == os.getpid()
     held.release()
     another.release()
+
+
+def test_a_call_that_comes_early_ends_nobody(runtime: Runtime) -> None:
+    held = lock.Lock.take(runtime)
+
+    os.kill(os.getpid(), lock.CALL)  # whose default is to end the process
+
+    held.release()
 
 
 def test_nobody_holds_what_is_not_there() -> None:
