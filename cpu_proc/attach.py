@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from protocol.access import Parts
 from protocol.bus import Bus, BusError, Fd, Variant
 from protocol.errors import BusvmError, ConfigError, ProtocolError
 from protocol.memory import Shared
+from protocol.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Attacher:
             self.slots[device_id] = Slot(device_id, place, UNPLUGGED)
         self._epochs: dict[str, int] = {}  # of devices whose slot is no more
         self._owners: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._complete = asyncio.Event()
         self._closed = False
         self.sealed = False  # once the machine runs, what it does not know is welcome in a free port alone
@@ -109,7 +110,7 @@ class Attacher:
     async def back(self) -> None:
         """The bus is there again: whoever is on it before us is greeted, and who died meanwhile is missed."""
         await self._greet()
-        self._spawn(self._miss())
+        self._tasks.start(self._miss())
 
     async def _miss(self) -> None:
         """Note the death of those of whom no bus has told, until all others have come back."""
@@ -145,12 +146,7 @@ class Attacher:
             self._lose(device_id)
         if new and self._owners.get(device_id) != new:
             self._owners[device_id] = new
-            self._spawn(self._attach(device_id, new))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._attach(device_id, new))
 
     def _lose(self, device_id: str) -> None:
         slot = self.slots.get(device_id)
@@ -352,8 +348,7 @@ class Attacher:
     async def close(self) -> None:
         """Stop attaching; tell attached devices to leave."""
         self._closed = True
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         for slot in self.slots.values():
             if slot.remote and slot.state == ATTACHED:
                 try:

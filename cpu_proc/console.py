@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from protocol.tasks import Tasks
+
 _HELD = 1 << 20
 _FIRST_CLIENT_S = 2.0
 _SLOW_CLIENT = 1 << 20  # output a client may be behind before it is cut off
@@ -29,7 +31,7 @@ class Console:
         self._server: asyncio.AbstractServer | None = None
         self._on_input: Callable[[bytes], None] = lambda _data: None
         self._admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving = Tasks()
         self._had_client = False
         self._joined = asyncio.Event()
 
@@ -74,9 +76,7 @@ class Console:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._admits(writer):
             return
-        task = self._loop.create_task(self._client(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        self._serving.start(self._client(reader, writer))
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._had_client:
@@ -106,6 +106,5 @@ class Console:
             writer.close()
         if self._server is not None:
             self._server.close()
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=1)
+        await self._serving.wait(1)
         self._log.close()

@@ -15,9 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
 
 from orchestrator import launch, leftovers, orders, output, plan, requests, spawn
 from orchestrator.launch import ENDING_SIGNALS, Running
@@ -32,6 +30,7 @@ from protocol.errors import BusvmError
 from protocol.memory import SHM
 from protocol.names import Runtime
 from protocol.staying import stay
+from protocol.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Attendant:
         self._running = running
         self._bus: Bus | None = None
         self._policy = Policy("always")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._machine = -1  # pidfd
 
     async def run(self) -> int | None:
@@ -62,28 +61,22 @@ class Attendant:
         loop.add_signal_handler(CALL, self._serve_requests)
         self._running.children[BUS].watch(self._bus_ended)
         if os.getpid() == 1:  # of a container: orphans of all are its children
-            self._spawn(self._reap())
+            self._tasks.start(self._reap())
         try:
             self._watch_machine()
             self._bus = await Bus.connect(self._running.runtime.bus_address)
             await self._bus.watch_names(self._on_name)
             await self._greet()
-            self._spawn(stay(self._bus, back=self._greet))
+            self._tasks.start(stay(self._bus, back=self._greet))
             self._serve_requests()
             return await self._ended
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._tasks.cancel()
             if self._machine >= 0:
                 loop.remove_reader(self._machine)
                 os.close(self._machine)
             if self._bus is not None:
                 self._bus.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _finish(self, status: int | None) -> None:
         if not self._ended.done():
@@ -99,7 +92,7 @@ class Attendant:
     def _on_name(self, name: str, _old: str, new: str) -> None:
         part = _part(name)[1]
         if part and new:
-            self._spawn(self._learn(name, new))
+            self._tasks.start(self._learn(name, new))
         elif part:
             self._missing(part)
 
@@ -154,7 +147,7 @@ class Attendant:
         assert isinstance(decision, Again)
         logger.warning("the bus %s; starting it again", spawn.status_text(child.status))
         child.close()
-        self._spawn(self._bus_again(decision.delay_s))
+        self._tasks.start(self._bus_again(decision.delay_s))
 
     async def _bus_again(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)

@@ -10,8 +10,6 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 from orchestrator import faults, orders, requests, spawn
 from orchestrator.changing import RELOAD, SWAP, Changer
@@ -27,6 +25,7 @@ from orchestrator.spares import Spares
 from orchestrator.spawn import Child, status_text
 from orchestrator.watch import Watcher
 from protocol.errors import SOFTWARE, BusvmError, HostError
+from protocol.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Supervisor:
         self._policies = {p.id: Policy(p.restart) for p in running.plan.restartable}
         self._bus_policy = Policy("always")
         self._wanted: set[str] = set()  # devices whose end was asked for, to start anew
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._asked_down = 0
         self._forced: int | None = None
 
@@ -69,20 +68,14 @@ class Supervisor:
         self._restart_dead()
         for device in self._running.plan.restartable:
             self._stand_by_soon(device.id)
-        self._spawn(self._watcher.run())
+        self._tasks.start(self._watcher.run())
         self._serve_requests()
         try:
             return await self._final
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._tasks.cancel()
             self._watcher.close()
             self._spares.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _finish(self, result: int | BusvmError) -> None:
         if self._final.done():
@@ -104,9 +97,9 @@ class Supervisor:
         if name == CPU:
             self._machine_ended(child)
         elif name == BUS:
-            self._spawn(self._bus_ended(child))
+            self._tasks.start(self._bus_ended(child))
         else:
-            self._spawn(self._device_ended(child))
+            self._tasks.start(self._device_ended(child))
 
     def _machine_ended(self, child: Child) -> None:
         lines = spawn.tail(child)
@@ -179,7 +172,7 @@ class Supervisor:
             child = self._running.start(name, self._spares.take(name))
         except HostError as error:  # the host may have what is missing later: memory, descriptors, room for the log
             policy = self._bus_policy if name == BUS else self._policies[name]
-            self._spawn(self._again_after(name, f"does not start ({error.message})", policy.ended(1, 0.0)))
+            self._tasks.start(self._again_after(name, f"does not start ({error.message})", policy.ended(1, 0.0)))
             return
         logger.info("%s started again as pid %d", name, child.entry.pid)
         child.watch(self._on_end)
@@ -207,7 +200,7 @@ class Supervisor:
     async def _anew(self, name: str) -> None:
         """End a device's process, for the one that stands by to follow it."""
         self._wanted.add(name)
-        self._spawn(self._end_device(self._running.children[name]))
+        self._tasks.start(self._end_device(self._running.children[name]))
 
     def _restart_dead(self) -> None:
         """After taking over: start what died while nobody looked."""
@@ -225,7 +218,7 @@ class Supervisor:
     def _serve_requests(self) -> None:
         """Restart the devices that ``orchestrator restart`` left a request for; plug and unplug."""
         for order in orders.take(self._running.runtime):
-            self._spawn((self._changer if order.verb in (RELOAD, SWAP) else self._plugger).obey(order))
+            self._tasks.start((self._changer if order.verb in (RELOAD, SWAP) else self._plugger).obey(order))
         for name in requests.take(self._running.runtime):
             if name not in self._policies:
                 continue
@@ -236,7 +229,7 @@ class Supervisor:
             else:
                 self._wanted.add(name)
                 self._spares.forget(name)  # what it has loaded may be older than what is wanted
-                self._spawn(self._end_device(child))
+                self._tasks.start(self._end_device(child))
 
     async def _end_device(self, child: Child) -> None:
         child.entry.signal(signal.SIGTERM)
@@ -255,9 +248,9 @@ class Supervisor:
         if not self._watcher.has_run:
             self._finish(status)
         elif self._asked_down == 1:
-            self._spawn(self._power_down(status))
+            self._tasks.start(self._power_down(status))
         else:
-            self._spawn(self._quit(status))
+            self._tasks.start(self._quit(status))
 
     async def _power_down(self, status: int) -> None:
         if not self._running.plan.embedded and await self._watcher.ask_guest():

@@ -11,7 +11,6 @@ from whichever connection it calls. The CPU process keeps account (``Parts``); a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -24,6 +23,7 @@ from protocol import names
 from protocol.bus import Bus, BusError, Call, Disconnected
 from protocol.errors import BusvmError, NotFound
 from protocol.log import RateLimit
+from protocol.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Parts:
         self._bus = bus
         self._known: dict[int, tuple[str, int]] = {}  # by process: its id, and a descriptor that is of no later process
         self._processes: dict[str, int] = {}  # by unique name, which is nobody else's later on this daemon
-        self._learning: set[asyncio.Task[None]] = set()
+        self._learning = Tasks()
 
     async def start(self) -> None:
         """Learn who is there, and who comes."""
@@ -136,9 +136,7 @@ class Parts:
         if not new:
             self._processes.pop(name, None)
         elif name.startswith(_PREFIXES):
-            task = asyncio.get_running_loop().create_task(self._learn(name.rpartition(".")[2], new))
-            self._learning.add(task)
-            task.add_done_callback(self._learning.discard)
+            self._learning.start(self._learn(name.rpartition(".")[2], new))
 
     async def admit(self, part: str, owner: str) -> bool:
         """Take the process of a unique name for one of ``part``, before it has that name; tell whether it is one."""
@@ -185,8 +183,7 @@ class Parts:
             BusvmError: it has gone, so that nobody knows any more who it was.
         """
         daemon = self._bus.daemon
-        if self._learning:
-            await asyncio.wait(set(self._learning))
+        await self._learning.wait()
         pid = await self.process(sender)
         if self._bus.daemon != daemon:
             raise Disconnected("the bus is another meanwhile")

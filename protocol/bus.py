@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from protocol.errors import BusvmError, HostError, NotFound
+from protocol.tasks import Tasks
 
 _LIBRARIES = ("dbus_fast", "dbus_next")
 _library = os.environ.get("BUSVM_DBUS", _LIBRARIES[0])
@@ -139,7 +140,7 @@ class Bus:
         """Counts the daemons that the bus has had: unique names are of one of them."""
         self._names: list[str] = []
         self._queued: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._closed: asyncio.Future[Any] | None = None
         connection.add_message_handler(self._on_message)
 
@@ -307,9 +308,7 @@ class Bus:
         if message.message_type is not _Type.METHOD_CALL:
             return None
         # taken now: messages without descriptors share a list in dbus-fast, and the next that has some puts them there
-        task = asyncio.get_running_loop().create_task(self._answer(message, list(message.unix_fds)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._answer(message, list(message.unix_fds)))
         return True
 
     async def _answer(self, message: Any, given: list[int]) -> None:

@@ -18,6 +18,7 @@ from cpu_proc.gdbstub.control import Control, Stop
 from cpu_proc.gdbstub.framing import Framer, Packet, Sign, frame
 from cpu_proc.hart import Hart
 from cpu_proc.machine import OFF, PAUSED, Machine
+from protocol.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Server:
         self._control = Control(machine, self._send_stop)
         self._server: asyncio.AbstractServer | None = None
         self._admits: Callable[[asyncio.StreamWriter], bool] = lambda _writer: True
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._sessions = Tasks()
         self._turn = asyncio.Lock()
         self._session: Session | None = None
 
@@ -77,9 +78,7 @@ class Server:
         if not self._admits(writer):
             self.counters["refused"] += 1
             return
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._sessions.add(task)
-        task.add_done_callback(self._sessions.discard)
+        self._sessions.start(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.counters["connections"] += 1
@@ -118,10 +117,8 @@ class Server:
         """Give the client its last word and end."""
         if self._server is not None:
             self._server.close()
-        for task in self._sessions:
-            task.cancel()
-        if self._sessions:
-            await asyncio.wait(self._sessions, timeout=1)
+        self._sessions.cancel()
+        await self._sessions.wait(1)
 
 
 class Session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import os
 import time
@@ -14,6 +13,7 @@ from orchestrator.tracing.decode import Decoder, Entry, Names
 from protocol import names
 from protocol.bus import BusError, Fd, Variant
 from protocol.errors import BusvmError, NotFound
+from protocol.tasks import Tasks
 from protocol.trace import Event, Reader, Side, create
 
 TRACE1 = "org.busvm.Trace1"
@@ -40,7 +40,7 @@ class Session:
         self._ours, self._theirs = os.pipe2(os.O_CLOEXEC)[::-1]  # they see the end of it when this process ends
         self._waiting: list[tuple[int, int, Event, Side, _Traced]] = []
         self._seen = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     @property
     def lost(self) -> int:
@@ -61,9 +61,7 @@ class Session:
     def _on_name(self, name: str, _old: str, new: str) -> None:
         traced = self._traced.get(name.removeprefix(names.DEVICE_NAME_PREFIX))
         if traced is not None and new:
-            task = asyncio.get_running_loop().create_task(self._follow(traced))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._follow(traced))
 
     async def _follow(self, traced: _Traced) -> None:
         """Start in the device's process if there is one: at the beginning, and in each that comes later."""
