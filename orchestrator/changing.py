@@ -108,25 +108,13 @@ class Changer:
         Raises:
             BusvmError: it does not load, or declares something else.
         """
-        program = await asyncio.create_subprocess_exec(
-            *process.argv,
-            "--describe=json",
-            cwd=process.cwd,
-            env=spawn.environment(process),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        said, complaints = await asyncio.wait_for(program.communicate(), READY_S)
-        lines = complaints.decode(errors="replace").strip().splitlines()
-        if program.returncode:
-            raise BusvmError(f"the new source does not load: {lines[-1] if lines else 'it says nothing'}")
+        schema = await declared(process)
         connected = await Client.connect(self._running.runtime)
         try:
             shown = await connected.device(process.id)
         finally:
             connected.close()
-        if json.loads(said)["schema"] != shown["Schema"]:
+        if schema != shown["Schema"]:
             raise BusvmError(
                 f"the new source of {process.id} declares other registers, or another state_version",
                 hint="what it has of the host only one process can have, so that no page is converted; restart the VM",
@@ -231,3 +219,37 @@ class Changer:
         child = self._running.children.pop(name, None)
         if child is not None:
             await spawn.end(child)
+
+
+async def declared(process: Process) -> int:
+    """Return the schema that a device's source declares now.
+
+    Raises:
+        BusvmError: it does not load, or not in time.
+    """
+    program = await asyncio.create_subprocess_exec(
+        *process.argv,
+        "--describe=json",
+        cwd=process.cwd,
+        env=spawn.environment(process),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        said, complaints = await asyncio.wait_for(program.communicate(), READY_S)
+    except TimeoutError:
+        raise BusvmError(f"the new source does not load: not within {READY_S:.0f} s") from None
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+    if program.returncode:
+        why = faults.reason(complaints.decode(errors="replace").splitlines())
+        raise BusvmError(f"the new source does not load: {why or spawn.status_text(program.returncode)}")
+    try:
+        return int(json.loads(said)["schema"])
+    except (ValueError, KeyError, TypeError):
+        raise BusvmError(
+            "the new source does not say what it declares", hint="does it print on standard output as it loads?"
+        ) from None
