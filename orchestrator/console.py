@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import socket
-import sys
 import termios
 import threading
 import time
@@ -27,9 +26,10 @@ _RETRY_S = 0.02
 class Terminal:
     """Standard input and output of this process; the only place that changes a terminal's mode."""
 
-    def __init__(self, stdin: int = 0, stdout: int = 1) -> None:
+    def __init__(self, stdin: int = 0, stdout: int = 1, stderr: int = 2) -> None:
         self.stdin = stdin
         self.stdout = stdout
+        self.stderr = stderr
         self.is_interactive = _is_tty(stdin) and _is_tty(stdout)
         self._before: list[Any] | None = None
         self._is_over = False
@@ -45,7 +45,7 @@ class Terminal:
         with self._lock:
             if self.is_interactive and self._before is None and not self._is_over:
                 before = termios.tcgetattr(self.stdin)
-                tty.setraw(self.stdin)
+                tty.setraw(self.stdin, termios.TCSANOW)  # one that was stopped is not waited for, here and below
                 self._before = before
 
     def restore(self) -> None:
@@ -54,15 +54,14 @@ class Terminal:
             self._is_over = True
             if self._before is not None:
                 with contextlib.suppress(termios.error):  # the terminal is gone
-                    termios.tcsetattr(self.stdin, termios.TCSADRAIN, self._before)
+                    termios.tcsetattr(self.stdin, termios.TCSANOW, self._before)
                 self._before = None
 
     def say(self, text: str) -> None:
         """Write a line for people to standard error, whole also in raw mode."""
         end = "\r\n" if self.is_raw else "\n"
         with contextlib.suppress(OSError):
-            sys.stderr.write(("\r\n" if self.is_raw else "") + text.replace("\n", end) + end)
-            sys.stderr.flush()
+            write_all(self.stderr, (("\r\n" if self.is_raw else "") + text.replace("\n", end) + end).encode())
 
 
 def _is_tty(fd: int) -> bool:

@@ -41,6 +41,7 @@ class Piped:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        os.set_blocking(fd, False)  # whoever waits may have been stopped
 
     def _send(self, **message: object) -> None:
         with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from orchestrator.console import Console, Terminal
 from orchestrator.launch import ENDING_SIGNALS, Running
 from orchestrator.plan import CPU
 from orchestrator.report import Spoken
+from orchestrator.speaker import Speaker
 from orchestrator.supervise import Supervisor
 
 
@@ -18,15 +19,17 @@ def attend(running: Running, config: Config, terminal: Terminal) -> int:
 
     The caller takes its other processes down.
     """
+    speaker = Speaker(terminal.say)
     try:
-        return asyncio.run(_attend(running, config, terminal))
+        return asyncio.run(_attend(running, config, terminal, Spoken(speaker.say, on_ran=terminal.raw)))
     finally:
+        speaker.close()
         terminal.restore()
 
 
-async def _attend(running: Running, config: Config, terminal: Terminal) -> int:
+async def _attend(running: Running, config: Config, terminal: Terminal, audience: Spoken) -> int:
     loop = asyncio.get_running_loop()
-    supervisor = Supervisor(running, config, Spoken(terminal.say, on_ran=terminal.raw))
+    supervisor = Supervisor(running, config, audience)
     closed = asyncio.Event()
 
     def from_thread(action: object) -> None:

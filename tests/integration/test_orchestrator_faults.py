@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -48,6 +49,25 @@ def test_a_killed_device_comes_back_with_the_next_epoch(cli: Cli, bus: str, slot
     assert after["pid"] != before["pid"]
     log = cli.run("logs", VM, "orchestrator").stdout
     assert "was killed by SIGKILL" in log
+
+
+def test_a_terminal_that_was_stopped_holds_nobody_up(cli: Cli) -> None:
+    vm(cli)
+    machine = cli.start("up")
+    wait_for(lambda: processes(cli).get("disk0", {}).get("state") == "attached")
+    stopped = os.open(f"/proc/{machine.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)  # a pipe, full from now on
+    with contextlib.suppress(BlockingIOError):
+        while os.write(stopped, bytes(16)):
+            pass
+    os.close(stopped)
+
+    os.kill(processes(cli)["disk0"]["pid"], signal.SIGKILL)
+    wait_for(lambda: processes(cli)["disk0"]["epoch"] == 2 and processes(cli)["disk0"]["state"] == "attached")
+
+    assert machine.stderr is not None
+    assert b"disk0 was killed by SIGKILL; starting it again" in machine.stderr.readline()
+    assert cli.run("down", "-t", "0").returncode == 0
+    machine.communicate(timeout=WAIT_S)
 
 
 def test_restart_replaces_the_process_and_returns_when_it_is_attached(cli: Cli) -> None:

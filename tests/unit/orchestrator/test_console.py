@@ -129,14 +129,14 @@ def test_it_waits_for_a_vm_that_does_not_listen_yet(tmp_path: Path) -> None:
     os.close(feed)
 
 
-def test_lines_for_people_end_as_the_mode_wants(terminal: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_for_people_end_as_the_mode_wants(terminal: tuple[int, int], capfd: pytest.CaptureFixture[str]) -> None:
     joined = Terminal(terminal[1], terminal[1])
     joined.say("one\ntwo")
     joined.raw()
     joined.say("three")
     joined.restore()
 
-    assert capsys.readouterr().err == "one\ntwo\n\r\nthree\r\n"
+    assert capfd.readouterr().err == "one\ntwo\n\r\nthree\r\n"
 
 
 def test_a_closed_descriptor_is_no_terminal() -> None:
