@@ -110,7 +110,7 @@ class Attendant:
         if known is None:
             self._running.record.plan = self._running.plan = self._running.plan.with_added([_process(part, kind)])
         entries[part] = Entry(part, RUNNING, pid, started, known.restarts + 1 if known else 0)
-        self._running.record.write(self._running.runtime)
+        self._running.save()
         logger.info("%s is here, pid %d", part, pid)
         if part == CPU:
             self._watch_machine()

@@ -71,7 +71,9 @@ def prepare(runtime: Runtime, *, monitor: bool = False) -> None:
         raise HostError("the program dbus-daemon is missing", hint="on Debian and Ubuntu: apt install dbus")
     try:
         runtime.bus_socket.unlink(missing_ok=True)
-        (runtime.folder / "bus.conf").write_text(config_text(runtime, monitor=monitor))
+        path, text = runtime.folder / "bus.conf", config_text(runtime, monitor=monitor)
+        if not path.exists() or path.read_text() != text:  # a bus that comes back needs no room on the disk
+            path.write_text(text)
     except OSError as error:
         raise HostError(f"cannot write to {runtime.folder}: {error.strerror}") from error
 

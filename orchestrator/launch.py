@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SERVICE_S = 5.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAVE_S = 1.0
 
 
 @dataclass
@@ -41,6 +43,34 @@ class Running:
     children: dict[str, Child] = field(default_factory=dict)
     adopted: bool = False
     forks: Forks | None = None
+    unsaved: str = ""
+    """Why the record on disk is older than this one."""
+    _retries: bool = False
+
+    def save(self) -> None:
+        """Write the record; what a full disk does not take stops nobody, and is written as soon as it does."""
+        try:
+            self.record.write(self.runtime)
+        except OSError as error:
+            if not self.unsaved:
+                logger.warning("cannot write %s: %s", self.runtime.plan, error.strerror)
+            self.unsaved = error.strerror or type(error).__name__
+            self._save_later()
+        else:
+            self.unsaved = ""
+
+    def _save_later(self) -> None:
+        import asyncio
+
+        if not self._retries:
+            with suppress(RuntimeError):  # no event loop yet: `fresh` fails, and whoever takes over changes more
+                asyncio.get_running_loop().call_later(_SAVE_S, self._save_again)
+                self._retries = True
+
+    def _save_again(self) -> None:
+        self._retries = False
+        if self.unsaved:
+            self.save()
 
     def start(self, name: str, standing_by: Child | None = None) -> Child:
         """Start the process ``name`` of the plan, if it does not stand by already, and record it."""
@@ -66,7 +96,7 @@ class Running:
         """Record a process that runs."""
         self.children[child.process.id] = child
         self.record.entries[child.process.id] = child.entry
-        self.record.write(self.runtime)
+        self.save()
 
     def note(self, name: str, state: str, note: str = "") -> None:
         """Record what became of a process."""
@@ -74,21 +104,21 @@ class Running:
         entry.state, entry.note = state, note
         if state != RUNNING:
             entry.pid = 0
-        self.record.write(self.runtime)
+        self.save()
 
     def add(self, processes: Collection[Process]) -> None:
         """Take the processes of one more device into the plan; none of them runs yet."""
         self.plan = self.record.plan = self.plan.with_added(processes)
         for process in processes:
             self.record.entries[process.id] = Entry(process.id, UNPLUGGED)
-        self.record.write(self.runtime)
+        self.save()
 
     def exchange(self, process: Process, back_ends: Collection[Process]) -> None:
         """Have a device be served by another process of the plan, with these back-ends."""
         self.plan = self.record.plan = self.plan.with_exchanged(process, back_ends)
         for back_end in back_ends:
             self.record.entries[back_end.id] = Entry(back_end.id)
-        self.record.write(self.runtime)
+        self.save()
 
     def remove(self, names: Collection[str]) -> None:
         """Forget processes, which have ended."""
@@ -97,7 +127,7 @@ class Running:
         self.plan = self.record.plan = self.plan.without(names)
         for name in names:
             del self.record.entries[name]
-        self.record.write(self.runtime)
+        self.save()
 
     def end(self) -> None:
         """End every process, the bus last, and take away everything but the logs; nothing interrupts this."""
@@ -192,6 +222,8 @@ def fresh(plan: Plan, runtime: Runtime, lock: Lock) -> Running:
                     waited = True
                     _await_services(running)
                 running.start(device.id)
+        if running.unsaved:
+            raise HostError(f"cannot write {runtime.plan}: {running.unsaved}")
     except BaseException:
         running.end()
         raise
@@ -224,5 +256,5 @@ def found(earlier: Record, runtime: Runtime, lock: Lock) -> Running | None:
         for child in running.children.values():
             child.close()
         return None
-    earlier.write(runtime)
+    running.save()
     return running

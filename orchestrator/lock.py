@@ -61,6 +61,9 @@ class Lock:
                 ) from None
             except FileNotFoundError:
                 pass  # locked a file that is no longer there
+            except OSError as error:
+                os.close(fd)
+                raise HostError(f"cannot write {runtime.lock}: {error.strerror}") from error
             os.close(fd)
         raise HostError(f"cannot lock {runtime.lock}")
 

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator import report
 from orchestrator.lock import CALL
 from orchestrator.vms import Vm
-from protocol.errors import BusvmError
+from protocol.errors import BusvmError, HostError
 from protocol.names import Runtime
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,10 @@ class Order:
 
     def answer(self, error: BusvmError | None) -> None:
         """Tell who gave it how it went."""
-        _put(self.place.with_name(_ANSWER + self.place.name.removeprefix(_ORDER)), report.failure(error))
+        try:
+            _put(self.place.with_name(_ANSWER + self.place.name.removeprefix(_ORDER)), report.failure(error))
+        except OSError as full:
+            logger.warning("cannot answer: %s", full.strerror)
 
 
 def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
@@ -65,8 +68,8 @@ def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
         raise BusvmError(f"nobody supervises {vm.name!r}", hint="`orchestrator up` of its file takes it over")
     number = f"{os.getpid()}.{time.monotonic_ns()}"
     order, answer = vm.runtime.folder / (_ORDER + number), vm.runtime.folder / (_ANSWER + number)
-    _put(order, {"verb": verb, "body": body})
     try:
+        _put(order, {"verb": verb, "body": body})
         os.kill(vm.supervisor, CALL)
         deadline = time.monotonic() + timeout_s
         while not answer.exists():
@@ -78,6 +81,8 @@ def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
         message = json.loads(answer.read_text())
     except ProcessLookupError as error:
         raise BusvmError(f"nobody supervises {vm.name!r} any more") from error
+    except OSError as error:
+        raise HostError(f"cannot write to {vm.runtime.folder}: {error.strerror}") from error
     finally:
         order.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
@@ -101,5 +106,8 @@ def take(runtime: Runtime) -> list[Order]:
 
 def _put(path: Path, value: dict[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}")
-    fresh.write_text(json.dumps(value))
-    fresh.rename(path)
+    try:
+        fresh.write_text(json.dumps(value))
+        fresh.rename(path)
+    finally:
+        fresh.unlink(missing_ok=True)

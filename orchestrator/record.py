@@ -112,7 +112,11 @@ class Record:
             return None
 
     def write(self, runtime: Runtime) -> None:
-        """Replace plan.json."""
+        """Replace plan.json.
+
+        Raises:
+            OSError: that does not go; it is as it was.
+        """
         value: dict[str, Any] = {
             "version": _VERSION,
             "boot": self.boot,
@@ -122,8 +126,12 @@ class Record:
         }
         fresh = runtime.plan.with_suffix(f".{os.getpid()}")
         with suppress(FileNotFoundError):  # the folder goes away at the end of the VM
-            fresh.write_text(json.dumps(value, indent=1))
-            fresh.rename(runtime.plan)
+            try:
+                fresh.write_text(json.dumps(value, indent=1))
+                fresh.rename(runtime.plan)
+            except OSError:
+                fresh.unlink(missing_ok=True)
+                raise
 
     @property
     def sockets(self) -> list[str]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from protocol.errors import HostError
 from protocol.names import Runtime
 
 _PREFIX = "restart."
 
 
 def leave(runtime: Runtime, device_id: str) -> None:
-    """Leave a request; SIGUSR1 makes the supervisor look."""
-    (runtime.folder / f"{_PREFIX}{device_id}").touch()
+    """Leave a request; SIGUSR1 makes the supervisor look.
+
+    Raises:
+        HostError: that does not go.
+    """
+    try:
+        (runtime.folder / f"{_PREFIX}{device_id}").touch()
+    except OSError as error:
+        raise HostError(f"cannot write to {runtime.folder}: {error.strerror}") from error
 
 
 def take(runtime: Runtime) -> list[str]:
