@@ -42,6 +42,7 @@ class Config:
     vm: str
     bus: str
     memory: int
+    prealloc: bool
     cpus: int
     interrupts: str
     clock: str
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vm", metavar="NAME", help="name of the VM; also names its shared memory")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address of the VM's private bus")
     parser.add_argument("--memory", default="256M", metavar="SIZE", help="guest RAM, such as 512M or 1G")
+    parser.add_argument("--prealloc", action="store_true", help="have the host reserve all of it now, or fail")
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"number of harts, up to {HARTS_MAX}")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="Linux image, EFI stub, ELF, or one in gzip")
     parser.add_argument("--initrd", type=Path, metavar="FILE", help="initial RAM disk")
@@ -127,6 +129,7 @@ def _config(args: argparse.Namespace) -> Config:
         args.vm,
         args.bus,
         memory,
+        args.prealloc,
         args.cpus,
         args.interrupts,
         args.clock,
@@ -228,7 +231,7 @@ async def _serve(config: Config, engine: Any, started_ns: int) -> int:
     off = asyncio.Event()
     with ExitStack() as stack:
         sizes = {"ram": config.memory, "irq": IrqPage.SIZE, "clock": ClockPage.SIZE}
-        shared = stack.enter_context(created(config.vm, sizes))
+        shared = stack.enter_context(created(config.vm, sizes, lazily=() if config.prealloc else ("ram",)))
         irq = IrqPage(shared["irq"])
         irq.format()
         clock = (GuestClock if config.clock == REAL else InstructionClock)(ClockPage(shared["clock"]))

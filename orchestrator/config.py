@@ -69,6 +69,7 @@ class Config:
 
     name: str
     memory: int
+    prealloc: bool
     cpus: int
     interrupts: str
     clock: str
@@ -154,6 +155,7 @@ def load(file: Path | None, settings: Iterable[str] = (), *, name: str | None = 
     return Config(
         name=reader.vm_name(vm["name"] or _default_name(file)),
         memory=memory,
+        prealloc=vm["prealloc"],
         cpus=vm["cpus"],
         interrupts=vm["interrupts"],
         clock=reader.clock(vm),

@@ -240,6 +240,8 @@ def _cpu(
 ) -> Process:
     argv = [*_python("cpu_proc", safe=True), "--vm", config.name, "--bus", runtime.bus_address]
     argv += ["--memory", str(config.memory), "--cpus", str(config.cpus)]
+    if config.prealloc:
+        argv += ["--prealloc"]
     if config.engine != "auto":
         argv += ["--engine", config.engine]
     if config.perf_map:

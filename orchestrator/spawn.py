@@ -15,10 +15,12 @@ from orchestrator.forks import Fork, Forks
 from orchestrator.plan import Process
 from orchestrator.record import RUNNING, Entry, start_time
 from protocol.errors import HostError
+from protocol.memory import SHM
 
 _READY_S = 10.0
 KILL_S = 3.0  # from SIGTERM to SIGKILL
 _POLL_S = 0.02
+_ROOM_LEAST = 1 << 20
 _SANDBOX = ", for it made a system call that its sandbox forbids (docs/security.md)"
 
 Started = subprocess.Popen[bytes] | Fork
@@ -207,6 +209,13 @@ def last_line(child: Child) -> str:
     return next((line.strip() for line in reversed(tail(child)) if line.strip()), "")
 
 
+def _shortage(status: int) -> str:
+    """Say what a process lacked that touched a page for which the host had no memory, if it was that."""
+    room = os.statvfs(SHM)
+    full = room.f_bavail * room.f_frsize < _ROOM_LEAST
+    return f": {SHM} is full, see vm.prealloc" if -status == signal.SIGBUS and full else ""
+
+
 def status_text(status: int | None) -> str:
     """Say how a process ended."""
     if status is None:
@@ -214,7 +223,7 @@ def status_text(status: int | None) -> str:
     if status < 0:
         try:
             name = signal.Signals(-status).name
-            return f"was killed by {name}{_SANDBOX if -status == signal.SIGSYS else ''}"
+            return f"was killed by {name}{_SANDBOX if -status == signal.SIGSYS else ''}{_shortage(status)}"
         except ValueError:
             return f"was killed by signal {-status}"
     return f"ended with status {status}"

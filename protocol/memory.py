@@ -15,7 +15,7 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -136,8 +136,11 @@ class Shared(Words):
         super().__init__(memoryview(self.map))
 
     @classmethod
-    def create(cls, name: str, size: int) -> Self:
-        """Create ``/dev/shm/<name>``, reserve its pages lazily, and map it.
+    def create(cls, name: str, size: int, *, reserve: bool = True) -> Self:
+        """Create ``/dev/shm/<name>`` and map it.
+
+        Without ``reserve`` the host finds its pages as they are first touched: when there are none more then, whoever
+        touches one is ended by SIGBUS.
 
         Raises:
             HostError: the name exists (a VM of that name runs, or died), or the host has no room.
@@ -160,6 +163,8 @@ class Shared(Words):
                     hint=f"lower vm.memory, or enlarge {SHM}",
                 )
             os.ftruncate(fd, size)
+            if reserve:
+                os.posix_fallocate(fd, 0, size)
             return cls(fd, size, name=name)
         except OSError as error:
             os.close(fd)
@@ -259,12 +264,15 @@ class GuestMemory:
 
 
 @contextmanager
-def created(vm: str, sizes: dict[str, int]) -> Iterator[dict[str, Shared]]:
-    """Create several objects of one VM; unlink and close all of them at the end, whatever happens."""
+def created(vm: str, sizes: dict[str, int], lazily: Container[str] = ()) -> Iterator[dict[str, Shared]]:
+    """Create several objects of one VM; unlink and close all of them at the end, whatever happens.
+
+    Of those that are made ``lazily`` no page is reserved.
+    """
     made: dict[str, Shared] = {}
     try:
         for what, size in sizes.items():
-            made[what] = Shared.create(shm_name(vm, what), size)
+            made[what] = Shared.create(shm_name(vm, what), size, reserve=what not in lazily)
         yield made
     finally:
         for shared in made.values():

@@ -21,6 +21,14 @@ KEYS = (
         default=256 * MIB,
         least=MEMORY_LEAST,
     ),
+    Key(
+        "vm",
+        "prealloc",
+        Kind.FLAG,
+        "Have the host reserve all RAM at the start, or fail; otherwise it is found as the guest touches it, and where "
+        "there is none then the VM ends.",
+        default=False,
+    ),
     Key("vm", "cpus", Kind.COUNT, "Number of harts.", default=1, least=1, most=CPUS_MOST),
     Key(
         "vm",

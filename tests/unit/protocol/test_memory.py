@@ -52,6 +52,14 @@ def test_create_is_exclusive_private_and_gone_after_the_block() -> None:
     assert not path.exists()
 
 
+def test_what_is_reserved_has_its_pages() -> None:
+    vm = f"unit{os.getpid()}"
+    with created(vm, {"ram": SIZE, "irq": SIZE}, lazily=["ram"]):
+        held = [512 * (SHM / shm_name(vm, what)).stat().st_blocks for what in ("ram", "irq")]
+
+    assert held == [0, SIZE]
+
+
 def test_no_space_is_said_and_leaves_nothing() -> None:
     vm = f"unit{os.getpid()}"
     room = os.statvfs(SHM)

@@ -1,4 +1,4 @@
-"""A VM whose runtime folder, where the record, orders and sockets are, takes nothing more."""
+"""A VM on a host that is full: its runtime folder, with record, orders and sockets, or its shared memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.conftest import VM, Cli
 from tests.integration.test_orchestrator_faults import processes
 from tests.integration.test_orchestrator_up import vm, wait_for
 
-_MOUNT = 'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && echo ready && exec sleep 1000'
+_MOUNT = 'mount -t tmpfs -o size="$2",mode=700 tmpfs "$1" && echo ready && exec sleep 1000'
 
 
 class Small(Cli):
-    """``orchestrator`` where the runtime folder is a small disk of its own."""
+    """``orchestrator`` for which ``place``, named by ``variable``, is a small disk of its own."""
 
-    def __init__(self, folder: Path, place: str) -> None:
+    def __init__(self, folder: Path, variable: str, place: str, size: str) -> None:
         super().__init__(folder)
-        self.env["XDG_RUNTIME_DIR"] = place
+        self.env[variable] = place
         self._as_user = ["--map-root-user"] if os.geteuid() else []
-        command = ["unshare", "--mount", *self._as_user, "sh", "-c", _MOUNT, "sh", place]
+        command = ["unshare", "--mount", *self._as_user, "sh", "-c", _MOUNT, "sh", place, size]
         self.mounted = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self.mounted.stdout is not None
         self.is_there = bool(self.mounted.stdout.readline())
@@ -57,20 +57,35 @@ class Small(Cli):
         self.mounted.communicate()
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Small]:
-    """Return such a place, with a vm.toml."""
+@contextlib.contextmanager
+def made(folder: Path, variable: str, size: str) -> Iterator[Small]:
+    """Make such a disk."""
     place = tempfile.mkdtemp(prefix="busvm-")  # short, for sockets
-    found = Small(tmp_path, place)
-    if not found.is_there:
+    found = Small(folder, variable, place, size)
+    try:
+        if not found.is_there:
+            pytest.skip("no mount namespaces here")
+        yield found
+        found.run("down", VM, "-t", "0")
+    finally:
         found.close()
         shutil.rmtree(place)
-        pytest.skip("no mount namespaces here")
-    vm(found)
-    yield found
-    found.run("down", VM, "-t", "0")
-    found.close()
-    shutil.rmtree(place)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    """Return a runtime folder, with a vm.toml."""
+    with made(tmp_path, "XDG_RUNTIME_DIR", "256k") as found:
+        vm(found)
+        yield found
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Small]:
+    """Return shared memory in which a VM of 32 MiB has room, with its vm.toml."""
+    with made(tmp_path, "BUSVM_SHM", "40M") as found:
+        vm(found)
+        yield found
 
 
 def started(small: Small) -> list[int]:
@@ -108,3 +123,29 @@ def test_a_vm_goes_on_without_room_and_is_recorded_when_there_is_some(small: Sma
     wait_for(lambda: processes(small)["disk0"]["state"] == "attached")
     assert processes(small)["disk0"]["epoch"] == 3
     assert small.run("down", VM, "-t", "0").returncode == 0
+
+
+def test_a_machine_that_finds_no_page_any_more_says_why(memory: Small) -> None:
+    done = memory.run("up", "--wait", "--stop-at-start")
+    assert done.returncode == 0, done.stderr
+    memory.fill()
+
+    assert memory.run("resume", VM).returncode == 0
+
+    wait_for(lambda: memory.run("ps", VM).returncode != 0)
+    said = memory.run("logs", VM, "orchestrator").stdout
+    assert re.search(r"the machine process was killed by SIGBUS: \S+ is full, see vm.prealloc", said)
+
+
+def test_memory_that_was_reserved_is_there(memory: Small) -> None:
+    done = memory.run("up", "--wait", "--stop-at-start", "--set", "vm.prealloc=true", "--set", "vm.hotplug-ports=1")
+    assert done.returncode == 0, done.stderr
+    memory.fill()
+
+    assert memory.run("resume", VM).returncode == 0
+
+    wait_for(lambda: processes(memory)["disk0"]["state"] == "attached")
+    refused = memory.run("attach", VM, "more", "--type", "virtio-rng")
+    assert (len(refused.stderr.splitlines()), "no space" in refused.stderr) == (1, True), refused.stderr
+    assert processes(memory)["disk0"]["state"] == "attached"
+    assert memory.run("down", VM, "-t", "0").returncode == 0
