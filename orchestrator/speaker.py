@@ -30,9 +30,14 @@ class Speaker:
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             self._say(line)
-            if self._left_out and self._lines.empty():
-                count, self._left_out = self._left_out, 0
-                self._say(f"{count} more messages were left out")
+            if self._lines.empty():
+                self._say_left_out()
+        self._say_left_out()
+
+    def _say_left_out(self) -> None:
+        count, self._left_out = self._left_out, 0
+        if count:
+            self._say(f"{count} more messages were left out")
 
     def close(self) -> None:
         """Wait a moment until all has been said."""
