@@ -121,8 +121,4 @@ def log_to_file(runtime: Runtime, level: str = "info") -> None:
     """Send this process's log to ``orchestrator.log`` of the VM: the terminal belongs to the guest."""
     handler = logging.FileHandler(runtime.logs / "orchestrator.log", encoding="utf-8")
     handler.setFormatter(log.Formatter(log.Context(vm=runtime.vm, dev="-", epoch=0)))
-    root = logging.getLogger()
-    for old in root.handlers:
-        old.close()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    log.send_to(handler, level)

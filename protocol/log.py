@@ -57,10 +57,18 @@ def setup(*, level: str = "info", as_json: bool = False, **fields: str | int) ->
     context = Context(**fields)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(context, as_json=as_json))
+    send_to(handler, level)
+    return context
+
+
+def send_to(handler: logging.Handler, level: str) -> None:
+    """Send all logging of this process to ``handler`` alone; what a full disk does not take is not complained of."""
+    logging.raiseExceptions = False
     root = logging.getLogger()
+    for old in root.handlers:
+        old.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    return context
 
 
 class RateLimit:

@@ -1,4 +1,4 @@
-"""A VM on a host that is full: its runtime folder, with record, orders and sockets, or its shared memory."""
+"""A VM on a host that is full: its runtime folder, with record, orders and sockets, its shared memory, or its logs."""
 
 from __future__ import annotations
 
@@ -88,6 +88,14 @@ def memory(tmp_path: Path) -> Iterator[Small]:
         yield found
 
 
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[Small]:
+    """Return a place for logs, with a vm.toml."""
+    with made(tmp_path, "XDG_STATE_HOME", "64k") as found:
+        vm(found)
+        yield found
+
+
 def started(small: Small) -> list[int]:
     """Return the pids of the disk's processes, as they were started."""
     log = small.run("logs", VM, "orchestrator").stdout
@@ -149,3 +157,20 @@ def test_memory_that_was_reserved_is_there(memory: Small) -> None:
     assert (len(refused.stderr.splitlines()), "no space" in refused.stderr) == (1, True), refused.stderr
     assert processes(memory)["disk0"]["state"] == "attached"
     assert memory.run("down", VM, "-t", "0").returncode == 0
+
+
+def test_nobody_needs_a_log(logs: Small) -> None:
+    machine = logs.start("up")
+    wait_for(lambda: processes(logs).get("disk0", {}).get("state") == "attached")
+    logs.fill()
+
+    os.kill(processes(logs)["disk0"]["pid"], signal.SIGKILL)
+    wait_for(lambda: processes(logs)["disk0"]["epoch"] == 2)
+
+    assert logs.run("down", VM, "-t", "0").returncode == 0
+    said = machine.communicate()[1].decode()
+    assert "disk0 was killed by SIGKILL; starting it again" in said
+    assert "Traceback" not in said
+    logs.free()
+    logs.fill()
+    assert logs.run("up", "--set", "boot.cmdline='run=q 0'").returncode == 0
