@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def vm(cli: Cli) -> Path:
     for folder in (cli.folder, *cli.folder.parents):
         if folder.stat().st_uid == os.getuid() and folder.is_relative_to("/tmp/"):
             folder.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     cli.write(
         "vm.toml",
         f"""
@@ -64,7 +67,7 @@ image = "root.ext4"
 id = "net0"
 type = "virtio-net"
 backend = "user"
-forward = ["tcp:127.0.0.1:2299:22"]
+forward = ["tcp:127.0.0.1:{port}:22"]
 """,
     )
     return cli.folder
