@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -174,3 +175,15 @@ def test_nobody_needs_a_log(logs: Small) -> None:
     logs.free()
     logs.fill()
     assert logs.run("up", "--set", "boot.cmdline='run=q 0'").returncode == 0
+
+
+def test_a_snapshot_that_finds_no_room_leaves_a_guest_that_runs(logs: Small) -> None:
+    assert logs.run("up", "--wait").returncode == 0
+    logs.fill()
+
+    refused = logs.run("snapshot", "save", VM, "here")
+
+    assert (refused.returncode != 0, len(refused.stderr.splitlines())) == (True, 1), refused.stderr
+    assert "No space left on device" in refused.stderr
+    assert "here" not in logs.run("snapshot", "list", VM).stdout
+    assert json.loads(logs.run("ps", VM, "--json").stdout)["state"] == "running"
