@@ -15,7 +15,7 @@ import shutil
 import sys
 from html import escape
 
-from orchestrator import output, plan
+from orchestrator import folder, output, plan
 from protocol.errors import BusvmError, HostError
 from protocol.names import Runtime
 
@@ -69,13 +69,11 @@ def prepare(runtime: Runtime, *, monitor: bool = False) -> None:
     """
     if shutil.which("dbus-daemon") is None:
         raise HostError("the program dbus-daemon is missing", hint="on Debian and Ubuntu: apt install dbus")
-    try:
+    with folder.writing(runtime):
         runtime.bus_socket.unlink(missing_ok=True)
         path, text = runtime.folder / "bus.conf", config_text(runtime, monitor=monitor)
         if not path.exists() or path.read_text() != text:  # a bus that comes back needs no room on the disk
             path.write_text(text)
-    except OSError as error:
-        raise HostError(f"cannot write to {runtime.folder}: {error.strerror}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:  # noqa: RET503 - execvp does not come back

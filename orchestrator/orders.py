@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import report
+from orchestrator import folder, report
 from orchestrator.lock import CALL
 from orchestrator.vms import Vm
-from protocol.errors import BusvmError, HostError
+from protocol.errors import BusvmError
 from protocol.names import Runtime
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class Order:
     def answer(self, error: BusvmError | None) -> None:
         """Tell who gave it how it went."""
         try:
-            _put(self.place.with_name(_ANSWER + self.place.name.removeprefix(_ORDER)), report.failure(error))
+            answer = self.place.with_name(_ANSWER + self.place.name.removeprefix(_ORDER))
+            folder.put(answer, json.dumps(report.failure(error)))
         except OSError as full:
             logger.warning("cannot answer: %s", full.strerror)
 
@@ -68,8 +69,9 @@ def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
         raise BusvmError(f"nobody supervises {vm.name!r}", hint="`orchestrator up` of its file takes it over")
     number = f"{os.getpid()}.{time.monotonic_ns()}"
     order, answer = vm.runtime.folder / (_ORDER + number), vm.runtime.folder / (_ANSWER + number)
+    with folder.writing(vm.runtime):
+        folder.put(order, json.dumps({"verb": verb, "body": body}))
     try:
-        _put(order, {"verb": verb, "body": body})
         os.kill(vm.supervisor, CALL)
         deadline = time.monotonic() + timeout_s
         while not answer.exists():
@@ -81,8 +83,6 @@ def give(vm: Vm, verb: str, body: dict[str, Any], *, timeout_s: float) -> None:
         message = json.loads(answer.read_text())
     except ProcessLookupError as error:
         raise BusvmError(f"nobody supervises {vm.name!r} any more") from error
-    except OSError as error:
-        raise HostError(f"cannot write to {vm.runtime.folder}: {error.strerror}") from error
     finally:
         order.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
@@ -102,12 +102,3 @@ def take(runtime: Runtime) -> list[Order]:
         finally:
             path.unlink(missing_ok=True)
     return found
-
-
-def _put(path: Path, value: dict[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}")
-    try:
-        fresh.write_text(json.dumps(value))
-        fresh.rename(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator import folder
 from orchestrator.plan import Plan
 from protocol.names import Runtime
 
@@ -124,14 +125,8 @@ class Record:
             "orchestrator": asdict(self.orchestrator),
             "entries": [asdict(entry) for entry in self.entries.values()],
         }
-        fresh = runtime.plan.with_suffix(f".{os.getpid()}")
         with suppress(FileNotFoundError):  # the folder goes away at the end of the VM
-            try:
-                fresh.write_text(json.dumps(value, indent=1))
-                fresh.rename(runtime.plan)
-            except OSError:
-                fresh.unlink(missing_ok=True)
-                raise
+            folder.put(runtime.plan, json.dumps(value, indent=1))
 
     @property
     def sockets(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors import HostError
+from orchestrator import folder
 from protocol.names import Runtime
 
 _PREFIX = "restart."
@@ -14,10 +14,8 @@ def leave(runtime: Runtime, device_id: str) -> None:
     Raises:
         HostError: that does not go.
     """
-    try:
+    with folder.writing(runtime):
         (runtime.folder / f"{_PREFIX}{device_id}").touch()
-    except OSError as error:
-        raise HostError(f"cannot write to {runtime.folder}: {error.strerror}") from error
 
 
 def take(runtime: Runtime) -> list[str]:

@@ -209,11 +209,10 @@ def last_line(child: Child) -> str:
     return next((line.strip() for line in reversed(tail(child)) if line.strip()), "")
 
 
-def _shortage(status: int) -> str:
+def _shortage() -> str:
     """Say what a process lacked that touched a page for which the host had no memory, if it was that."""
     room = os.statvfs(SHM)
-    full = room.f_bavail * room.f_frsize < _ROOM_LEAST
-    return f": {SHM} is full, see vm.prealloc" if -status == signal.SIGBUS and full else ""
+    return f": {SHM} is full, see vm.prealloc" if room.f_bavail * room.f_frsize < _ROOM_LEAST else ""
 
 
 def status_text(status: int | None) -> str:
@@ -223,7 +222,8 @@ def status_text(status: int | None) -> str:
     if status < 0:
         try:
             name = signal.Signals(-status).name
-            return f"was killed by {name}{_SANDBOX if -status == signal.SIGSYS else ''}{_shortage(status)}"
+            why = _SANDBOX if -status == signal.SIGSYS else _shortage() if -status == signal.SIGBUS else ""
+            return f"was killed by {name}{why}"
         except ValueError:
             return f"was killed by signal {-status}"
     return f"ended with status {status}"
